@@ -1,0 +1,1 @@
+"""Cascade-aware training: a small language model that knows a large one stands behind it."""

@@ -1,0 +1,161 @@
+"""The configuration tree of an experiment; the only place with defaults.
+
+A run is a function of this tree. Every field can be overridden on the command line by its
+dotted name (``--train.steps 500``); the resolved tree is saved as ``config.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, Literal
+
+import numpy as np
+
+LossName = Literal["cross_entropy", "distill", "gatekeeper"]
+"""Functions of cat/losses.py."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only transformer (RMSNorm, RoPE, grouped-query attention, gated FFN)."""
+
+    width: int = 64  # D
+    layers: int = 3
+    heads: int = 4  # H, query heads
+    kv_heads: int = 4  # K, key/value heads; divides heads
+    head_dim: int = 16
+    ffn: int = 192  # F, gated feed-forward width
+    vocab_size: int = 0  # V; 0 = the tokenizer's
+    tied_embeddings: bool = True
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which examples, and how they become tokens."""
+
+    task: str = "generated"  # a file of cat/tasks, e.g. generated, jsonl, tfds
+    mix: str = "full"  # generated: full | feasible (no hopeless families)
+    path: str = ""  # jsonl: a .jsonl[.gz] file or a folder of them
+    tfds: str = ""  # tfds: dataset name, e.g. super_glue/boolq
+    metric: str = "exact_match"  # exact_match | f1 | chrf | bleu; quality in [0, 1]
+    tokenizer: str = "characters"  # characters | bytes | words:N | bpe:N | path to tokenizer.json
+    train_size: int = 40_000  # examples used at most
+    validation_size: int = 2_000
+    test_size: int = 4_000
+    max_prompt_tokens: int = 32  # longer examples are left out, counted and reported
+    max_response_tokens: int = 16  # EOS included; also the generation limit
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and a cosine to ``final_fraction`` of the peak."""
+
+    steps: int = 2_000
+    batch_size: int = 64
+    learning_rate: float = 4e-3
+    warmup_steps: int = 50
+    final_fraction: float = 0.1
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    steps_per_dispatch: int = 25  # optimiser steps per compiled call
+    checkpoint_every: int = 500
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmConfig:
+    """One way to fine-tune the small model: a loss and a token mask, both by name."""
+
+    loss: LossName = "cross_entropy"
+    mask: str = "all"  # a function of cat/masks.py
+    label_weight: float = 0.5  # distill: w of w * CE + (1 - w) * CE to the teacher
+    temperature: float = 1.0  # distill: of both distributions
+    correct_weight: float = 0.5  # gatekeeper: alpha of alpha * L_corr + (1 - alpha) * L_incorr
+    teacher: Literal["stored", "live"] = "stored"
+    denominator: Literal["tokens", "kept"] = "tokens"
+
+
+ARMS: dict[str, ArmConfig] = {
+    "xent": ArmConfig(),
+    "dist": ArmConfig(loss="distill"),
+    "cat_xent": ArmConfig(mask="either_hit"),
+    "cat_dist": ArmConfig(loss="distill", mask="either_hit"),
+    "gatekeeper": ArmConfig(loss="gatekeeper"),
+    "large_handles": ArmConfig(mask="large_handles"),
+    "random_mask": ArmConfig(mask="random_like"),
+    "large_hit": ArmConfig(mask="large_hit"),
+    "small_hit": ArmConfig(mask="small_hit"),
+    "both_hit": ArmConfig(mask="both_hit"),
+}
+"""The arms by name; ``Config.arms`` chooses among them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Routers and statistics of the report."""
+
+    routers: tuple[str, ...] = (
+        "random",
+        "length",
+        "chow_sum",
+        "chow_average",
+        "chow_quantile:alpha=0",
+        "entropy",
+        "margin",
+        "edge_inference",
+        "cat_router",
+        "post_hoc:learner=booster",
+        "post_hoc:learner=mlp",
+        "prompt",
+    )
+    topk: int = 10  # largest log-probabilities stored per response token
+    batch_size: int = 256
+    bootstrap: int = 1_000
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment, whole."""
+
+    name: str = "demo"
+    data: DataConfig = DataConfig()
+    small: ModelConfig = ModelConfig(width=16, layers=2, heads=2, kv_heads=2, head_dim=8, ffn=48)
+    large: ModelConfig = ModelConfig()
+    large_train: OptimizerConfig = OptimizerConfig(steps=3_000)
+    base_train: OptimizerConfig = OptimizerConfig(steps=1_000)  # small: shared start of all arms
+    arm_train: OptimizerConfig = OptimizerConfig(steps=2_500)
+    arms: tuple[str, ...] = ("xent", "cat_xent")
+    seeds: tuple[int, ...] = (0,)
+    teacher_topk: int = 0  # stored teacher: 0 = the hit bit only; V = whole distribution
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass tree as plain JSON values.
+
+    >>> to_dict(ArmConfig())["mask"]
+    'all'
+    """
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def fingerprint(*parts: Any) -> str:
+    """Twelve hex digits of SHA-256 over dataclasses, arrays, and JSON values.
+
+    >>> fingerprint(ArmConfig()) == fingerprint(ArmConfig()), len(fingerprint(1, "a"))
+    (True, 12)
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode() + part.tobytes())
+        else:
+            plain = to_dict(part) if dataclasses.is_dataclass(part) else part
+            digest.update(json.dumps(plain, sort_keys=True).encode())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""One configurable decoder, its attention, positions and cache."""

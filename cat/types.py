@@ -1,0 +1,51 @@
+"""The values that travel between rooms: text examples and token batches.
+
+Letters: B batch, T tokens, C kept teacher log-probabilities per token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One query as text. ``references`` are all acceptable targets (``target`` among them)."""
+
+    id: str
+    task: str
+    prompt: str
+    target: str
+    choices: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+
+
+class Teacher(NamedTuple):
+    """The large model's signals on the targets, aligned with ``Batch.targets``.
+
+    ``hit``: its argmax equals the target. ``topk_*``: its C largest log-probabilities, for
+    distillation; C = 0 when only the bit is stored.
+    """
+
+    hit: Bool[Array, "*B T"] | Any
+    topk_ids: Int[Array, "*B T C"] | Any
+    topk_logprob: Float[Array, "*B T C"] | Any
+
+
+class Batch(NamedTuple):
+    """Token rows; position t of ``tokens`` predicts ``targets`` at t.
+
+    ``mask`` is 1 where the target is a response token (EOS included; prompt and pad not).
+    ``segments``: 0 = pad, tokens attend only within their own positive segment.
+    Leading axes may be [B] or [steps, B].
+    """
+
+    tokens: Int[Array, "*B T"] | Any
+    targets: Int[Array, "*B T"] | Any
+    mask: Float[Array, "*B T"] | Any
+    positions: Int[Array, "*B T"] | Any
+    segments: Int[Array, "*B T"] | Any
+    teacher: Teacher | None = None

@@ -1,0 +1,1 @@
+"""What people run: the `cascade` command, stages, plots and the report."""

@@ -1,0 +1,1 @@
+"""One file = one experiment; the header says command, hardware, time and expected numbers."""
