@@ -33,7 +33,7 @@ class Inputs:
 
     query_id: np.ndarray  # [N] str
     task: np.ndarray  # [N] str
-    prompt_tokens: np.ndarray  # [N] int
+    prompt_tokens: np.ndarray | None  # [N] int
     prompt_embedding: np.ndarray | None = None  # [N, E]
     response_tokens: np.ndarray | None = None  # [N] int
     token_logprob: Ragged | None = None  # [M]

@@ -1,0 +1,182 @@
+"""Exact deferral curves: quality and cost against the share of queries sent on.
+
+Letters: N queries, G groups of equal score, P = G + 1 points of a curve.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float, Int, Num, Shaped
+
+from routers.base import Outcomes, Stage
+from routers.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One point per distinct score, from "defer nothing" to "defer everything".
+
+    Point p defers every query whose score is at least ``threshold[p]``; points are joined by
+    straight lines, which is what breaking ties at random gives on average.
+
+    Args:
+        threshold: [P] falling; +inf at the first point.
+        deferral_rate: [P] share of queries sent on, from 0 to 1.
+        quality: [P] mean quality, in the unit of the records.
+        cost: [P] mean FLOPs per query (small model, router and large model as charged).
+        small_cost, large_cost: mean FLOPs per query of either model alone.
+    """
+
+    threshold: Float[np.ndarray, " P"]
+    deferral_rate: Float[np.ndarray, " P"]
+    quality: Float[np.ndarray, " P"]
+    cost: Float[np.ndarray, " P"]
+    small_cost: float
+    large_cost: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """Queries sorted once by falling score, from which any weighted curve is a running sum.
+
+    ``*_sorted`` columns are in the order of ``order``; the others in the order of the queries.
+    """
+
+    order: Int[np.ndarray, " N"]
+    end: Int[np.ndarray, " G"]  # one past each group's last place in ``order``
+    threshold: Float[np.ndarray, " G"]
+    gain_sorted: Float[np.ndarray, " N"]  # quality that deferring adds
+    step_sorted: Float[np.ndarray, " N"]  # FLOPs that deferring adds
+    quality_small: Float[np.ndarray, " N"]
+    kept_cost: Float[np.ndarray, " N"]  # FLOPs when the small model's answer is kept
+    flops_small: Float[np.ndarray, " N"]
+    flops_large: Float[np.ndarray, " N"]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def curve(self, weights: Num[np.ndarray, " N"] | None = None) -> Curve:
+        """The curve of these queries, each counted ``weights`` times (None: once).
+
+        Integer weights give exactly the curve of the queries literally repeated.
+        """
+        if weights is None:
+            weight_sorted = np.ones(1)
+            count_G = self.end.astype(np.float64)
+        else:
+            weight_sorted = weights[self.order]
+            count_G = np.cumsum(weight_sorted)[self.end - 1].astype(np.float64)
+        total = count_G[-1]
+        gain_G = np.cumsum(weight_sorted * self.gain_sorted)[self.end - 1]
+        step_G = np.cumsum(weight_sorted * self.step_sorted)[self.end - 1]
+        return Curve(
+            threshold=np.concatenate([[np.inf], self.threshold]),
+            deferral_rate=np.concatenate([[0.0], count_G / total]),
+            quality=_mean(self.quality_small, weights) + np.concatenate([[0.0], gain_G / total]),
+            cost=_mean(self.kept_cost, weights) + np.concatenate([[0.0], step_G / total]),
+            small_cost=_mean(self.flops_small, weights),
+            large_cost=_mean(self.flops_large, weights),
+        )
+
+
+def rank(
+    score: Shaped[np.ndarray, " N"],
+    outcomes: Outcomes,
+    *,
+    stage: Stage = "response",
+    router_flops: Shaped[np.ndarray, " N"] | None = None,
+    name: str = "this router",
+) -> Ranked:
+    """Sort the queries by deferral score and attach what deferring each one brings and costs.
+
+    Cost of a query::
+
+        response stage    F_S + F_router + 1[defer] F_L      (the small model is always paid)
+        prompt stage      F_router + (F_L if deferred else F_S)
+
+    Args:
+        score: [N] deferral score, higher = send on.
+        outcomes: quality and FLOPs of both tiers for the same N queries.
+        router_flops: [N] what the router itself spends; None = nothing.
+        name: of the router, for error messages.
+
+    Raises:
+        InputError: no queries, another number of scores than queries, or a score that is NaN
+            or infinite (a fault of the router).
+
+    Source: cost accounting is our choice, stated beside every figure; equal scores move
+    together (expected value over random tie-breaking).
+    """
+    score = np.asarray(score, np.float64)
+    check_score(score, len(outcomes), name)
+    order = np.argsort(score)[::-1].copy()
+    score_sorted = score[order]
+    end = np.flatnonzero(np.append(score_sorted[1:] != score_sorted[:-1], True)) + 1
+    small, large, gain = (
+        np.asarray(a, np.float64)
+        for a in (outcomes.flops_small, outcomes.flops_large, outcomes.gain.astype(np.float64))
+    )
+    router = np.zeros(len(score)) if router_flops is None else np.asarray(router_flops, np.float64)
+    step = large if stage == "response" else large - small
+    return Ranked(
+        order=order,
+        end=end,
+        threshold=score_sorted[end - 1],
+        gain_sorted=gain[order],
+        step_sorted=step[order],
+        quality_small=np.asarray(outcomes.quality_small, np.float64),
+        kept_cost=small + router,
+        flops_small=small,
+        flops_large=large,
+    )
+
+
+def deferral_curve(
+    score: Shaped[np.ndarray, " N"],
+    outcomes: Outcomes,
+    *,
+    stage: Stage = "response",
+    router_flops: Shaped[np.ndarray, " N"] | None = None,
+    name: str = "this router",
+) -> Curve:
+    """The exact curve of a score: ``Q(k) = mean(q_S) + (1/N) sum_{first k} (q_L - q_S)``.
+
+    Arguments and errors as in ``rank``. Takes one sort, O(N log N).
+
+    >>> outcomes = Outcomes(*np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 1.0], [9.0, 9.0]]))
+    >>> curve = deferral_curve(np.array([0.2, 0.7]), outcomes)
+    >>> curve.deferral_rate.tolist(), curve.quality.tolist(), curve.cost.tolist()
+    ([0.0, 0.5, 1.0], [0.5, 1.0, 1.0], [1.0, 5.5, 10.0])
+    """
+    ranked = rank(score, outcomes, stage=stage, router_flops=router_flops, name=name)
+    return ranked.curve()
+
+
+def oracle_score(outcomes: Outcomes) -> Float[np.ndarray, " N"]:
+    """The best possible ranking: by quality gained, ``q_L - q_S``."""
+    return outcomes.gain.astype(np.float64)
+
+
+def check_score(score: Shaped[np.ndarray, "*any"], queries: int, name: str) -> None:
+    """Raise InputError unless there is one finite score for each query."""
+    if queries == 0:
+        raise InputError(f"{name}: no queries to evaluate; check the split and task filters")
+    if score.shape != (queries,):
+        raise InputError(
+            f"{name}: score has shape {score.shape} for {queries} queries; return one score each"
+        )
+    bad = np.flatnonzero(~np.isfinite(score))
+    if len(bad):
+        raise InputError(
+            f"{name}: score is {score[bad[0]]} for {len(bad)} of {queries} queries, first at row "
+            f"{bad[0]}; a deferral score must be finite, repair the router"
+        )
+
+
+def _mean(values: np.ndarray, weights: np.ndarray | None) -> float:
+    """Weighted mean as a Python float."""
+    if weights is None:
+        return float(values.mean())
+    return float(np.einsum("n,n->", weights, values) / weights.sum())

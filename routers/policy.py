@@ -1,0 +1,107 @@
+"""A policy to deploy: a router and its threshold, decided with NumPy alone.
+
+Two files lie side by side: ``NAME.json`` (threshold, models, how it was chosen) and
+``NAME.safetensors`` (the router); never pickle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from routers import storage, thresholds
+from routers.base import Inputs, Router
+from routers.errors import InputError
+from routers.records import Records, pair, small_and_large
+
+FORMAT = "cascade-policy"
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Send a query on iff ``router.score >= threshold``.
+
+    Args:
+        router: fitted if it is learned.
+        threshold: finite, or +inf (never defer) or -inf (always).
+        about: how the threshold was chosen and what it reached on the fit split; JSON values.
+
+    >>> from routers.build import build
+    >>> inputs = Inputs(np.array(["a", "b"]), np.array(["t", "t"]), np.array([3, 3]),
+    ...                 response_tokens=np.array([2, 9]))
+    >>> Policy(build("length"), threshold=5.0, about={}).decide(inputs).tolist()
+    [False, True]
+    """
+
+    router: Router
+    threshold: float
+    about: dict[str, Any]
+
+    def decide(self, inputs: Inputs) -> np.ndarray:
+        """[N] bool: True = send this query to the large model."""
+        return self.router.score(inputs.at_stage(self.router.stage)) >= self.threshold
+
+    def save(self, path: Path) -> None:
+        """Write ``path`` (.json) and the router beside it; the JSON last, so it is never alone."""
+        if path.suffix != ".json":
+            raise InputError(f"{path}: a policy file ends in .json; rename it")
+        storage.save(self.router, path.with_suffix(".safetensors"))
+        threshold = self.threshold if np.isfinite(self.threshold) else str(self.threshold)
+        body = {"format": FORMAT, "schema": SCHEMA, "threshold": threshold, "about": self.about}
+        body["router"] = path.with_suffix(".safetensors").name
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Policy:
+        """The policy that was saved there; InputError for anything else."""
+        if not path.is_file():
+            raise InputError(f"{path}: no such policy; make one with `cascade calibrate`")
+        try:
+            body = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON ({error}); make it again") from None
+        if not isinstance(body, dict) or body.get("format") != FORMAT:
+            raise InputError(f"{path}: not a policy; make one with `cascade calibrate`")
+        if body["schema"] > SCHEMA:
+            raise InputError(f"{path}: schema {body['schema']} is newer than {SCHEMA}; update")
+        router = storage.load(path.with_name(body["router"]))
+        return cls(router, float(body["threshold"]), body["about"])
+
+
+def calibrate(
+    records: Records,
+    router: Router,
+    *,
+    deferral_rate: float,
+    small: str | None = None,
+    large: str | None = None,
+    split: str = "validation",
+) -> Policy:
+    """Fit the router on ``split`` and choose the threshold that defers at most this share of it.
+
+    ``about`` tells what the policy reached on that split. For a learned router this is the data
+    it was fitted on: judge it on other queries before relying on the figures.
+
+    Raises:
+        InputError: a rate outside [0, 1], or a split or model that is not there.
+    """
+    small, large = small_and_large(records, small, large)
+    inputs, outcomes = pair(records, small, large, split)
+    seen = inputs.at_stage(router.stage)
+    fitted = router.fit(seen, outcomes)
+    score = fitted.score(seen)
+    threshold = thresholds.for_deferral_rate(score, deferral_rate)
+    flops = fitted.flops_per_query(seen) if records.cost_unit == "flops" else None
+    point = thresholds.achieved(threshold, score, outcomes, stage=router.stage, router_flops=flops)
+    about = {"small": small, "large": large, "fit_split": split, "n_fit": len(inputs)}
+    about |= {"target_deferral_rate": deferral_rate, "deferral_rate": point.deferral_rate}
+    about |= {"quality": point.quality, "flops": point.flops, "cost_unit": records.cost_unit}
+    return Policy(fitted, threshold, about)

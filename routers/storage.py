@@ -1,0 +1,106 @@
+"""Routers on disk: one safetensors file each, arrays plus a JSON header; never pickle.
+
+Header: ``format`` and ``schema`` (version), ``router`` (the file name in ``routers/zoo``) and
+``fields`` (hyper-parameters as JSON). A fitted field ``weights_`` that is a dict of arrays is
+stored as ``weights_.<key>``; one that is an array, under its own name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from routers.base import Router
+from routers.build import hyper_parameters, router_class
+from routers.errors import InputError
+
+FORMAT = "cascade-router"
+SCHEMA = 1
+
+
+def save(router: Router, path: Path) -> None:
+    """Write a router, fitted or not, whole or not at all (temporary name, then rename)."""
+    name = type(router).__module__.rpartition(".")[2]
+    if router_class(name) is not type(router):
+        raise ValueError(f"{type(router).__name__} is not the router of a file in routers/zoo")
+    fields = {field: getattr(router, field) for field in hyper_parameters(type(router))}
+    header = {
+        "format": FORMAT,
+        "schema": str(SCHEMA),
+        "router": name,
+        "fields": json.dumps(fields),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(_arrays(router), temporary, metadata=header)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Router:
+    """The router that was saved there, bit for bit. Raises InputError for any other file."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such router file; save one with routers.storage.save")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file ({error}); save it again") from None
+    return _router(path, header, arrays)
+
+
+def _router(path: Path, header: dict[str, str], arrays: dict[str, np.ndarray]) -> Router:
+    """A router from what its file holds."""
+    if header.get("format") != FORMAT:
+        raise InputError(f"{path}: a safetensors file, but not of a router; give a saved router")
+    if int(header["schema"]) > SCHEMA:
+        raise InputError(
+            f"{path}: schema {header['schema']} is newer than {SCHEMA}, which this version reads; "
+            "update the toolkit"
+        )
+    try:
+        cls = router_class(header["router"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    fields = json.loads(header["fields"]) | _fitted(arrays)
+    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(fields) - known)
+    if unknown:
+        raise InputError(f"{path}: {header['router']} has no field {unknown[0]!r}; fit it again")
+    return cls(**fields)
+
+
+def _arrays(router: Router) -> dict[str, np.ndarray]:
+    """Fitted fields as a flat dict of C-ordered arrays, which is what the format stores."""
+    flat: dict[str, np.ndarray] = {}
+    for field in dataclasses.fields(router):  # type: ignore[arg-type]
+        value = getattr(router, field.name)
+        if not field.name.endswith("_") or value is None:
+            continue
+        if isinstance(value, dict):
+            flat |= {f"{field.name}.{key}": np.asarray(a, order="C") for key, a in value.items()}
+        else:
+            flat[field.name] = np.asarray(value, order="C")
+    return flat
+
+
+def _fitted(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The inverse of ``_arrays``: fitted fields by name."""
+    fields: dict[str, Any] = {}
+    for name, array in arrays.items():
+        field, dot, key = name.partition(".")
+        if dot:
+            fields.setdefault(field, {})[key] = array
+        else:
+            fields[field] = array
+    return fields

@@ -1,0 +1,1 @@
+"""Puts this folder's helpers (``planted``) in reach of the tests below it."""
