@@ -9,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
+
+from routers.errors import InputError, did_you_mean
+from routers.fields import replace_fields
 
 LossName = Literal["cross_entropy", "distill", "gatekeeper"]
 """Functions of cat/losses.py."""
@@ -95,6 +98,18 @@ ARMS: dict[str, ArmConfig] = {
 """The arms by name; ``Config.arms`` chooses among them."""
 
 
+def arm(name: str) -> ArmConfig:
+    """The arm of that name, with fields changed as in ``dist:label_weight=0.25``.
+
+    >>> arm("cat_xent").mask, arm("dist:label_weight=0.25").label_weight
+    ('either_hit', 0.25)
+    """
+    base, _, changes = name.partition(":")
+    if base not in ARMS:
+        raise InputError(f"unknown arm '{base}'; {did_you_mean(base, list(ARMS))}")
+    return replace_fields(ARMS[base], changes)
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """Routers and statistics of the report."""
@@ -135,6 +150,43 @@ class Config:
     teacher_topk: int = 0  # stored teacher: 0 = the hit bit only; V = whole distribution
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    def check(self) -> None:
+        """Raise InputError for values that cannot run, before anything is written."""
+        for name in ("large_train", "base_train", "arm_train"):
+            optimizer = getattr(self, name)
+            for field in ("steps", "batch_size", "steps_per_dispatch", "checkpoint_every"):
+                if getattr(optimizer, field) < 1:
+                    raise InputError(f"{name}.{field}={getattr(optimizer, field)}; must be >= 1")
+        for name in ("small", "large"):
+            _check_model(name, getattr(self, name))
+        if not self.name or set(self.name) & set("/\\"):
+            raise InputError(f"name={self.name!r}; give the name of a folder, without / or \\")
+        if not self.arms or len(set(self.arms)) != len(self.arms):
+            raise InputError(f"arms={list(self.arms)}; name at least one, each once")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise InputError(f"seeds={list(self.seeds)}; give at least one, each once")
+        for name in self.arms:
+            chosen = arm(name)
+            if chosen.loss == "distill" and chosen.teacher == "stored" and not self.teacher_topk:
+                raise InputError(
+                    f"arm '{name}' distils from stored probabilities but teacher_topk is 0; "
+                    f"set --teacher-topk 16 (or more), or the arm {name}:teacher=live"
+                )
+
+
+def _check_model(name: str, size: ModelConfig) -> None:
+    """Raise InputError for a model that cannot be built."""
+    for field in ("width", "layers", "heads", "kv_heads", "head_dim", "ffn"):
+        if getattr(size, field) < 1:
+            raise InputError(f"{name}.{field}={getattr(size, field)}; must be >= 1")
+    if size.heads % size.kv_heads:
+        raise InputError(
+            f"{name}.kv_heads={size.kv_heads} does not divide {name}.heads={size.heads}; "
+            "query heads share key/value heads evenly"
+        )
+    if size.head_dim % 2:
+        raise InputError(f"{name}.head_dim={size.head_dim}; must be even, RoPE turns pairs")
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass tree as plain JSON values.
@@ -145,6 +197,28 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
+def from_dict(kind: type, values: Any) -> Any:
+    """The dataclass tree that ``to_dict`` wrote; unknown fields raise InputError.
+
+    >>> from_dict(Config, to_dict(Config())) == Config()
+    True
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{kind.__name__}: {values!r} where fields belong; was it edited by hand?")
+    hints = get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        fields = ", ".join(unknown)
+        raise InputError(f"{kind.__name__} has no field {fields}; made by another version?")
+
+    def restore(hint: Any, value: Any) -> Any:
+        if dataclasses.is_dataclass(hint):
+            return from_dict(hint, value)  # type: ignore[arg-type]
+        return tuple(value) if isinstance(value, list) else value
+
+    return kind(**{name: restore(hints[name], value) for name, value in values.items()})
+
+
 def fingerprint(*parts: Any) -> str:
     """Twelve hex digits of SHA-256 over dataclasses, arrays, and JSON values.
 
@@ -152,7 +226,8 @@ def fingerprint(*parts: Any) -> str:
     (True, 12)
     """
     digest = hashlib.sha256()
-    for part in parts:
+    for i, part in enumerate(parts):
+        digest.update(b"\0" * (i > 0))  # so that (1, 23) and (12, 3) differ
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype.str}{part.shape}".encode() + part.tobytes())
         else:

@@ -1,0 +1,39 @@
+"""Rotary position embedding (RoPE) from arrays of positions.
+
+Letters: B batch, T tokens, H heads, C head size.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def inverse_frequencies(head_dim: int, base: float) -> Float[Array, " half"]:
+    """base^(-2 i / C) for i in 0 .. C/2 - 1, in radians per position.
+
+    >>> inverse_frequencies(4, 100.0).tolist()
+    [1.0, 0.10000000149011612]
+    """
+    exponent = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+    return 1.0 / base**exponent
+
+
+def rotate(
+    x_BTHC: Float[Array, "B T H C"], positions_BT: Int[Array, "B T"], base: float
+) -> Float[Array, "B T H C"]:
+    """Turn each pair (x_i, x_{i + C/2}) by the angle position * base^(-2 i / C).
+
+    The pairing is the half-split one of Llama checkpoints in Hugging Face format
+    (``rotate_half``), not the interleaved one of the paper; the two differ by a fixed
+    permutation of the head's channels. Rotations add: turning by p, then by q, is turning by
+    p + q, so keys that are cached after rotation can still be moved to another position.
+
+    Source: RoFormer (2104.09864), section 3.2.2; pairing as in transformers' Llama.
+    """
+    frequencies = inverse_frequencies(x_BTHC.shape[-1], base)
+    angle_BTc = positions_BT.astype(jnp.float32)[..., None] * frequencies[None, None, :]
+    cos, sin = jnp.cos(angle_BTc)[:, :, None, :], jnp.sin(angle_BTc)[:, :, None, :]
+    first, second = jnp.split(x_BTHC.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BTHC.dtype)

@@ -1,0 +1,168 @@
+"""The large model's signals on the training targets: stored once, or computed live in the step.
+
+Stored, CAT-Xent costs one bit per token and the large model is never in memory beside the small
+one; distillation stores its ``topk`` largest log-probabilities too. Signals are teacher-forced:
+the large model reads the reference, so a hit says nothing about its own generations.
+
+Letters: N rows, B batch, T tokens, V vocabulary, C kept log-probabilities, M response tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from cat import losses, masks
+from cat.checkpoints import refuse_changed
+from cat.config import ArmConfig
+from cat.data import Rows
+from cat.mesh import row_count, shard_batch
+from cat.models.decoder import Decoder
+from cat.types import Batch, Teacher
+from routers.errors import InputError
+
+FILE = "teacher.safetensors"
+Key = str | dict[str, str]
+"""What stored signals depend on: one fingerprint, or several by name."""
+
+
+def signals(model: Decoder, batch: Batch) -> Teacher:
+    """Live signals of one batch: hits, and the whole log-distribution in vocabulary order."""
+    hidden = model.hidden(batch.tokens, batch.positions, batch.segments).hidden
+    logits_BTV = jax.lax.stop_gradient(model.unembed(hidden))
+    return Teacher(
+        hit=losses.hit(logits_BTV, batch.targets),
+        topk_ids=None,
+        topk_logprob=jax.nn.log_softmax(logits_BTV, axis=-1),
+    )
+
+
+def needs_hits(arm: ArmConfig) -> bool:
+    """Whether the arm's mask reads the large model's hits."""
+    return masks.reads_large(arm.mask)
+
+
+def needs_probabilities(arm: ArmConfig) -> bool:
+    """Whether the arm's loss reads the large model's probabilities.
+
+    >>> needs_probabilities(ArmConfig(loss="distill")), needs_probabilities(ArmConfig())
+    (True, False)
+    """
+    return losses.reads_teacher(arm.loss)
+
+
+def compute(
+    model: Decoder,
+    rows: Rows,
+    *,
+    topk: int,
+    batch_size: int,
+    progress: Callable[[int, str], None] = lambda count, note: None,
+) -> Teacher:
+    """One pass of the large model over all rows; NumPy columns [N, T] and [N, T, C], C = topk.
+
+    Off the response, bits are False and log-probabilities 0. Use inside ``jax.set_mesh``.
+
+    Args:
+        topk: largest log-probabilities to keep per response token; 0 = the bit only, V = all.
+        progress: called with (rows done since the last call, note).
+
+    Raises:
+        InputError: topk is negative or larger than the vocabulary.
+    """
+    vocab = model.config.vocab_size
+    if not 0 <= topk <= vocab:
+        raise InputError(f"teacher_topk is {topk}; give 0 (the bit only) to {vocab} (everything)")
+    graph, params = nnx.split(model)
+    batch_size = -(-batch_size // row_count()) * row_count()
+    parts = []
+    for start in range(0, len(rows), batch_size):
+        index_B = np.arange(start, min(start + batch_size, len(rows)))
+        # the last batch is filled with row 0: one shape, one compilation
+        padded_B = np.concatenate([index_B, np.zeros(batch_size - len(index_B), int)])
+        found = _forward(graph, params, shard_batch(rows.batch(padded_B)), topk)
+        parts.append([np.asarray(column)[: len(index_B)] for column in found])
+        progress(len(index_B), "")
+    return Teacher(*[np.concatenate(columns) for columns in zip(*parts, strict=True)])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _forward(graph: Any, params: Any, batch: Batch, topk: int) -> Teacher:
+    """Signals of one batch, the ``topk`` largest, zeros off the response."""
+    found, on_BT = signals(nnx.merge(graph, params), batch), batch.mask > 0
+    values_BTC, ids_BTC = jax.lax.top_k(found.topk_logprob, topk)
+    return Teacher(
+        hit=found.hit & on_BT,
+        topk_ids=jnp.where(on_BT[..., None], ids_BTC, 0),
+        topk_logprob=jnp.where(on_BT[..., None], values_BTC, 0.0),
+    )
+
+
+def save(folder: Path, teacher: Teacher, key: Key) -> None:
+    """Write ``folder/teacher.safetensors``: a bit per token, log-probabilities where any.
+
+    Args:
+        key: what the signals depend on; ``load`` refuses others by name.
+    """
+    on_NT = (teacher.topk_ids != 0).any(-1) | (teacher.topk_logprob != 0).any(-1)
+    columns = {
+        "hit": np.packbits(teacher.hit),
+        "on": np.packbits(on_NT),
+        "topk_ids": teacher.topk_ids[on_NT].astype(np.int32),
+        "topk_logprob": teacher.topk_logprob[on_NT].astype(np.float32),
+    }
+    about = {"key": json.dumps(_named(key)), "shape": json.dumps(teacher.topk_ids.shape)}
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f"{FILE}.tmp"
+    save_file(columns, aside, about)
+    aside.rename(folder / FILE)
+
+
+def load(folder: Path, key: Key) -> Teacher:
+    """The signals that ``save`` wrote, exactly.
+
+    Raises:
+        InputError: no file, a truncated or foreign one, or one with another key.
+    """
+    path = folder / FILE
+    if not path.exists():
+        raise InputError(f"{path}: no stored teacher signals; compute them first")
+    try:
+        with safe_open(path, "numpy") as file:
+            about, names = file.metadata(), ("hit", "on", "topk_ids", "topk_logprob")
+            columns = {name: file.get_tensor(name) for name in names}
+        found, shape_NTC = json.loads(about["key"]), tuple(json.loads(about["shape"]))
+    except (SafetensorError, KeyError, TypeError, OSError) as error:
+        raise InputError(
+            f"{path}: truncated or not teacher signals; delete it and rerun"
+        ) from error
+    refuse_changed(path, found, _named(key))
+    return _unpack(columns, shape_NTC)
+
+
+def _unpack(columns: dict[str, np.ndarray], shape_NTC: tuple[int, ...]) -> Teacher:
+    """Dense [N, T, C] columns from packed bits and the rows that are on."""
+    hit_NT, on_NT = (
+        np.unpackbits(columns[name], count=shape_NTC[0] * shape_NTC[1])
+        .reshape(shape_NTC[:2])
+        .astype(bool)
+        for name in ("hit", "on")
+    )
+    ids_NTC, logprob_NTC = np.zeros(shape_NTC, np.int32), np.zeros(shape_NTC, np.float32)
+    ids_NTC[on_NT], logprob_NTC[on_NT] = columns["topk_ids"], columns["topk_logprob"]
+    return Teacher(hit_NT, ids_NTC, logprob_NTC)
+
+
+def _named(key: Key) -> dict[str, str]:
+    """A single fingerprint gets a name, so that an error can use it."""
+    return {"fingerprint": key} if isinstance(key, str) else key

@@ -1,0 +1,143 @@
+"""Scoring: one complete, consistent row of Records per example."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from cat import mesh as meshes
+from cat.config import ModelConfig
+from cat.decode import forced_all, generate_all
+from cat.flops import forward_flops
+from cat.models.decoder import Decoder
+from cat.score import score
+from cat.tokenizers import train
+from cat.types import Example
+from routers.errors import InputError
+from routers.records import Records, read, write
+from routers.schema import COLUMNS
+
+EXAMPLES = [
+    Example("c", "copy", "copy abc", "abc"),
+    Example("a", "copy", "copy b", "b"),
+    Example("r", "reverse", "reverse abca", "acba", references=("acba", "ab")),
+    Example("e", "copy", "copy", ""),
+]
+TOKENIZER = train("characters", [e.prompt + e.target for e in EXAMPLES])
+CONFIG = ModelConfig(
+    width=16, layers=1, heads=2, kv_heads=2, head_dim=8, ffn=24, vocab_size=TOKENIZER.vocab_size
+)
+HOW = dict(
+    model_name="small", split="test", metric="exact_match", max_response_tokens=5, topk=3,
+    batch_size=2,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_device():
+    with jax.set_mesh(meshes.make_mesh(data=1)):
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Decoder(CONFIG, rngs=nnx.Rngs(5))
+
+
+@pytest.fixture(scope="module")
+def table(model):
+    with jax.set_mesh(meshes.make_mesh(data=1)):
+        return score(model, CONFIG, EXAMPLES, TOKENIZER, **HOW)
+
+
+def prompts_and_references():
+    bos, sep, eos = TOKENIZER.bos, TOKENIZER.sep, TOKENIZER.eos
+    prompts = [[bos, *TOKENIZER.encode(e.prompt), sep] for e in EXAMPLES]
+    return prompts, [[*TOKENIZER.encode(e.target), eos] for e in EXAMPLES]
+
+
+def test_columns_and_types_are_those_of_records(table):
+    assert dict(zip(table.schema.names, table.schema.types, strict=True)) == COLUMNS
+    assert table["query_id"].to_pylist() == ["c", "a", "r", "e"]
+    assert set(table["model"].to_pylist()) == {"small"}
+    assert set(table["split"].to_pylist()) == {"test"}
+    nullable = {"latency_s", "dollars"}
+    assert {n for n in table.column_names if table[n].null_count} == nullable
+
+
+def test_survives_the_checks_of_records_and_a_round_trip(table, tmp_path):
+    write(tmp_path / "small.parquet", Records(table))
+    assert read([tmp_path / "small.parquet"]).table.equals(table)
+
+
+def test_own_columns_equal_generation_one_prompt_at_a_time(model, table):
+    for row, prompt in enumerate(prompts_and_references()[0]):
+        out = generate_all(model, [prompt], max_new=5, eos_id=TOKENIZER.eos, topk=3, batch_size=1)
+        n = int(out.lengths[0])
+        got = {name: table[name][row].as_py() for name in table.column_names}
+        assert got["response"] == TOKENIZER.decode(out.tokens[0, :n])
+        assert (got["prompt_tokens"], got["response_tokens"]) == (len(prompt), n)
+        assert got["flops"] == float(forward_flops(CONFIG, len(prompt), n))
+        for name, values in (
+            ("token_logprob", out.statistics.logprob),
+            ("token_entropy", out.statistics.entropy),
+            ("topk_logprob", out.statistics.topk_logprob),
+        ):
+            np.testing.assert_allclose(got[name], values[0, :n], rtol=0, atol=1e-5, err_msg=name)
+        for name in ("prompt_embedding", "response_embedding"):
+            np.testing.assert_allclose(got[name], getattr(out, name)[0], rtol=0, atol=1e-5)
+
+
+def test_forced_columns_cover_the_reference_and_its_end(model, table):
+    prompts, references = prompts_and_references()
+    for row, (prompt, reference) in enumerate(zip(prompts, references, strict=True)):
+        given = forced_all(model, [prompt], [reference], topk=3, batch_size=1)
+        n = len(reference)
+        assert table["forced_hit"][row].as_py() == given.hit[0, :n].tolist()
+        for name, values in (
+            ("forced_logprob", given.statistics.logprob),
+            ("forced_topk_logprob", given.statistics.topk_logprob),
+        ):
+            got = table[name][row].as_py()
+            np.testing.assert_allclose(got, values[0, :n], rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_quality_is_that_of_the_decoded_response(model, table):
+    """Whatever the model answers becomes the reference: quality 1; anything else: 0."""
+    assert set(table["quality"].to_pylist()) == {0.0}
+    answers = table["response"].to_pylist()
+    easy = [
+        dataclasses.replace(e, target=a, references=())
+        for e, a in zip(EXAMPLES, answers, strict=True)
+    ]
+    again = score(model, CONFIG, easy, TOKENIZER, **HOW)
+    assert set(again["quality"].to_pylist()) == {1.0}
+    assert again["response"].to_pylist() == answers
+
+
+def test_progress_counts_examples(model):
+    calls = []
+    score(model, CONFIG, EXAMPLES, TOKENIZER, progress=lambda *c: calls.append(c), **HOW)
+    assert calls == [(2, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"examples": [EXAMPLES[0]] * 2}, "share an id"),
+        ({"examples": []}, "0 prompts"),
+        ({"model_config": dataclasses.replace(CONFIG, vocab_size=7)}, "tokenizer has"),
+        ({"topk": 99}, "topk=99"),
+        ({"metric": "exactmatch"}, "exactmatch"),
+    ],
+)
+def test_bad_input_is_one_line(model, changes, says):
+    arguments = {
+        "model": model, "model_config": CONFIG, "examples": EXAMPLES, "tokenizer": TOKENIZER,
+        **HOW, **changes,
+    }  # fmt: skip
+    with pytest.raises(InputError, match=says) as error:
+        score(**arguments)
+    assert "\n" not in str(error.value)

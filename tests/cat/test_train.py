@@ -1,0 +1,374 @@
+"""The training loop: every arm learns, one device or eight, stopped or not: the same run."""
+
+import dataclasses
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from cat import step, teacher, train
+from cat.checkpoints import load_params
+from cat.config import ARMS, ArmConfig, ModelConfig, OptimizerConfig
+from cat.data import Rows, batches
+from cat.mesh import make_mesh
+from cat.models.decoder import Decoder
+from cat.types import Example, Teacher
+from routers.errors import InputError
+
+V, T = 14, 12
+MODEL = ModelConfig(
+    width=8, layers=1, heads=2, kv_heads=1, head_dim=4, ffn=16, vocab_size=V
+)
+OPTIMIZER = OptimizerConfig(
+    steps=8, batch_size=16, learning_rate=1e-2, warmup_steps=2, steps_per_dispatch=3,
+    checkpoint_every=100, weight_decay=0.01,
+)  # fmt: skip
+
+
+def make_rows(count=64, seed=0) -> Rows:
+    """<bos> d d d d <sep> d d d noise <eos>: three tokens can be copied, one cannot be known."""
+    rng = np.random.default_rng(seed)
+    digits, noise = rng.integers(4, V, (count, 4)), rng.integers(4, V, (count, 1))
+    column = np.full((count, 1), 1)
+    ids = np.concatenate(
+        [column, digits, column * 3, digits[:, :3], noise, column * 2, column * 0, column * 0], 1
+    ).astype(np.int32)
+    real = np.broadcast_to(np.arange(T) < 10, (count, T))
+    response = np.broadcast_to((np.arange(T) >= 5) & (np.arange(T) < 10), (count, T))
+    return Rows(
+        tokens=np.where(real, ids[:, :-1], 0).astype(np.int32),
+        targets=ids[:, 1:],
+        mask=response.astype(np.float32),
+        positions=np.where(real, np.arange(T), 0).astype(np.int32),
+        segments=real.astype(np.int32),
+        prompt_lengths=np.full(count, 6, np.int32),
+        response_lengths=np.full(count, 5, np.int32),
+        examples=[Example(str(i), "copy", "", "") for i in range(count)],
+    )
+
+
+ROWS = make_rows()
+
+
+def one_device():
+    return jax.set_mesh(make_mesh(data=1))
+
+
+@pytest.fixture(scope="module")
+def large() -> Decoder:
+    """A large model of chance: arms differ only in what they do with it."""
+    with one_device():
+        return Decoder(dataclasses.replace(MODEL, width=12), rngs=nnx.Rngs(7))
+
+
+@pytest.fixture(scope="module")
+def stored(large) -> Teacher:
+    """Half right, so that every mask drops something; its whole distribution."""
+    with one_device():
+        found = teacher.compute(large, ROWS, topk=V, batch_size=32)
+    bits = np.random.default_rng(3).random(found.hit.shape) < 0.5
+    return found._replace(hit=bits & (ROWS.mask > 0))
+
+
+def run(folder, arm="xent", signals=None, optimizer=OPTIMIZER, **kwargs):
+    """(parameters by name, log lines) of one run."""
+    arm = ARMS[arm] if isinstance(arm, str) else arm
+    params = train.train(MODEL, optimizer, arm, ROWS, folder=folder, teacher=signals, **kwargs)
+    lines = [json.loads(line) for line in (folder / train.LOG).read_text().splitlines()]
+    flat = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}, lines
+
+
+def without_time(lines):
+    return [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in lines]
+
+
+def assert_same_run(a, b):
+    assert a[0].keys() == b[0].keys()
+    for name in a[0]:
+        np.testing.assert_array_equal(a[0][name], b[0][name], err_msg=name)
+    assert without_time(a[1]) == without_time(b[1])
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_trains_the_same_on_one_device_and_on_eight(arm, stored, tmp_path):
+    with one_device():
+        params, lines = run(tmp_path / "one", arm, stored)
+    with jax.set_mesh(make_mesh()):
+        assert len(jax.devices()) == 8
+        params_8, lines_8 = run(tmp_path / "eight", arm, stored)
+    assert [line["step"] for line in lines] == list(range(1, OPTIMIZER.steps + 1))
+    for a, b in zip(lines, lines_8, strict=True):
+        for name in ("loss", "grad_norm", "keep_rate", "learning_rate"):
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, err_msg=f"{a['step']} {name}")
+        assert [a[n] for n in ("n11", "n10", "n01", "n00")] == [
+            b[n] for n in ("n11", "n10", "n01", "n00")
+        ]
+        assert a["n11"] + a["n10"] + a["n01"] + a["n00"] == 16 * 5
+    for name in params:
+        np.testing.assert_allclose(params[name], params_8[name], atol=1e-5, err_msg=name)
+
+
+LEARNING = OptimizerConfig(
+    steps=120, batch_size=16, learning_rate=2e-2, warmup_steps=5, steps_per_dispatch=60,
+    checkpoint_every=1000,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_lowers_its_own_loss(arm, stored, tmp_path):
+    # The masks that read the small model start with nothing kept: their loss first rises.
+    with one_device():
+        _, lines = run(tmp_path, arm, stored, LEARNING)
+    kept = [line["loss"] / max(line["keep_rate"], 1e-6) for line in lines if line["keep_rate"]]
+    assert np.mean(kept[-10:]) < 0.9 * np.mean(kept[:10])
+
+
+def test_the_keep_rate_is_the_mask_s(stored, tmp_path):
+    with one_device():
+        for arm, cells in {
+            "xent": ("n11", "n10", "n01", "n00"),
+            "cat_xent": ("n11", "n10", "n01"),
+            "large_handles": ("n11", "n10", "n00"),
+            "large_hit": ("n11", "n01"),
+            "small_hit": ("n11", "n10"),
+            "both_hit": ("n11",),
+        }.items():
+            for line in run(tmp_path / arm, arm, stored)[1]:
+                expected = sum(line[cell] for cell in cells) / (16 * 5)
+                np.testing.assert_allclose(line["keep_rate"], expected, rtol=1e-6)
+
+
+def test_without_a_large_model_the_table_is_null_and_the_run_is_the_same(stored, tmp_path):
+    with one_device():
+        bare, told = run(tmp_path / "a"), run(tmp_path / "b", "xent", stored)
+    assert all(line[n] is None for line in bare[1] for n in ("n11", "n10", "n01", "n00"))
+    for name in bare[0]:
+        np.testing.assert_array_equal(bare[0][name], told[0][name])
+
+
+def test_the_first_step_equals_a_loss_and_an_optimiser_written_out(tmp_path):
+    """One step of Xent by plain optax calls on the same rows."""
+    optimizer = dataclasses.replace(OPTIMIZER, steps=1, weight_decay=0.1)
+    with one_device():
+        model = Decoder(MODEL, rngs=nnx.Rngs(5))
+        after, lines = run(tmp_path, optimizer=optimizer, init=model)
+        batch = jax.tree.map(
+            lambda x: jnp.asarray(x[0]),
+            next(iter(batches(ROWS, batch_size=16, steps=1, steps_per_dispatch=1, seed=0))),
+        )
+        graph, params = nnx.split(model)
+
+        def loss(params):
+            model = nnx.merge(graph, params)
+            logits = model.unembed(
+                model.hidden(batch.tokens, batch.positions, batch.segments).hidden
+            )
+            each = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+            return each[:, 5:10].mean()
+
+        value, gradient = jax.value_and_grad(loss)(params)
+    np.testing.assert_allclose(lines[0]["loss"], value, rtol=1e-6)
+    leaves = jax.tree_util.tree_leaves_with_path(gradient)
+    norm = np.sqrt(sum(np.sum(np.square(g)) for _, g in leaves))
+    np.testing.assert_allclose(lines[0]["grad_norm"], norm, rtol=1e-5)
+    rate = lines[0]["learning_rate"]
+    assert rate == pytest.approx(1e-2 / 2)
+    for (path, g), before in zip(leaves, jax.tree.leaves(params), strict=True):
+        g, before = np.asarray(g) * min(1, 1 / norm), np.asarray(before)
+        # Adam's first step: m / sqrt(v) with both bias-corrected is g / |g|
+        moved = before - rate * (g / (np.abs(g) + 1e-8) + 0.1 * before * (before.ndim > 1))
+        np.testing.assert_allclose(after[jax.tree_util.keystr(path)], moved, atol=2e-6)
+
+
+def test_learning_rate_rises_and_falls_as_written():
+    optimizer = OptimizerConfig(
+        steps=30, warmup_steps=10, learning_rate=3.0, final_fraction=0.2
+    )
+    got = [float(step.learning_rate(optimizer)(i)) for i in range(30)]
+    for i, rate in enumerate(got):
+        done = i + 1
+        cosine = (1 + np.cos(np.pi * (done - 10) / 20)) / 2
+        expected = 0.3 * done if done <= 10 else 3.0 * (0.2 + 0.8 * cosine)
+        assert rate == pytest.approx(expected, rel=1e-5), i
+
+
+def test_every_arm_and_dispatch_length_sees_the_same_rows(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "shard_batch", lambda b, axis: seen.append(b) or real(b, axis=axis))
+    orders = []
+    for arm, size in [("xent", 3), ("gatekeeper", 8)]:
+        seen.clear()
+        with one_device():
+            optimizer = dataclasses.replace(OPTIMIZER, steps_per_dispatch=size)
+            run(tmp_path / arm, arm, optimizer=optimizer)
+        orders.append(np.concatenate([batch.tokens for batch in seen]))
+    np.testing.assert_array_equal(*orders)
+    assert len(orders[0]) == OPTIMIZER.steps
+
+
+real = train.shard_batch
+
+
+class StopAt:
+    """A progress callback that is Ctrl-C at one dispatch."""
+
+    def __init__(self, step):
+        self.step, self.done = step, 0
+
+    def __call__(self, count, note):
+        self.done += count
+        if note != "resumed" and self.done >= self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("arm", ["cat_xent", "random_mask"])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(arm, stored, tmp_path):
+    optimizer = dataclasses.replace(OPTIMIZER, steps=20, checkpoint_every=6)
+    stops = sorted(np.random.default_rng(len(arm)).choice(np.arange(1, 20), 3, replace=False))
+    with one_device():
+        whole = run(tmp_path / "whole", arm, stored, optimizer)
+        for stop in stops:
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path / "parts", arm, stored, optimizer, progress=StopAt(stop))
+        parts = run(tmp_path / "parts", arm, stored, optimizer)
+    assert_same_run(whole, parts)
+
+
+def test_killed_between_checkpoints_a_run_goes_back_and_repeats_itself(tmp_path):
+    """No time to save: the log is ahead of the newest checkpoint."""
+    optimizer = dataclasses.replace(OPTIMIZER, steps=12, checkpoint_every=6)
+
+    def kill(count, note, done=[0]):  # noqa: B006
+        done[0] += count
+        if done[0] == 9:
+            raise ZeroDivisionError
+
+    with one_device():
+        whole = run(tmp_path / "whole", optimizer=optimizer)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path / "parts", optimizer=optimizer, progress=kill)
+        assert len((tmp_path / "parts" / train.LOG).read_text().splitlines()) == 9
+        parts = run(tmp_path / "parts", optimizer=optimizer)
+    assert_same_run(whole, parts)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_dispatch_and_the_run_can_continue(number, tmp_path):
+    before = signal.getsignal(number)
+    counts = []
+
+    def progress(count, note):
+        counts.append(count)
+        if len(counts) == 1:
+            signal.raise_signal(number)
+
+    with one_device():
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "parts", progress=progress)
+        assert counts == [3]
+        assert signal.getsignal(number) is before
+        assert_same_run(run(tmp_path / "whole"), run(tmp_path / "parts"))
+
+
+def test_a_finished_run_returns_at_once(tmp_path, monkeypatch):
+    with one_device():
+        first = run(tmp_path)
+        monkeypatch.setattr(train, "_loop_body", None, raising=False)
+        notes = []
+        again = run(tmp_path, progress=lambda count, note: notes.append((count, note)))
+    assert notes == [(OPTIMIZER.steps, "resumed")]
+    assert_same_run(first, again)
+
+
+def test_init_is_where_a_run_starts_and_is_left_alone(tmp_path):
+    with one_device():
+        model = Decoder(MODEL, rngs=nnx.Rngs(42))
+        before = jax.tree.map(np.asarray, nnx.state(model))
+        still = dataclasses.replace(OPTIMIZER, steps=1, learning_rate=0.0, weight_decay=0.0)
+        params, _ = run(tmp_path, init=model, optimizer=still)
+    leaves = jax.tree_util.tree_leaves_with_path(before)
+    for (path, old), now in zip(leaves, jax.tree.leaves(nnx.state(model)), strict=True):
+        np.testing.assert_array_equal(now, old)
+        np.testing.assert_array_equal(params[jax.tree_util.keystr(path)], old)
+
+
+def test_a_checkpoint_of_eight_devices_continues_on_one(stored, tmp_path):
+    with jax.set_mesh(make_mesh()), pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", "cat_xent", stored, progress=StopAt(4))
+    with one_device():
+        parts = run(tmp_path / "parts", "cat_xent", stored)
+        whole = run(tmp_path / "whole", "cat_xent", stored)
+    for name in whole[0]:
+        np.testing.assert_allclose(parts[0][name], whole[0][name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("arm", ["cat_xent", "dist", "cat_dist"])
+def test_stored_and_live_teachers_train_alike(arm, large, tmp_path):
+    live = dataclasses.replace(ARMS[arm], teacher="live")
+    with one_device():
+        found = teacher.compute(large, ROWS, topk=V if "dist" in arm else 0, batch_size=32)
+        a = run(tmp_path / "stored", arm, found)
+        b = run(tmp_path / "live", live, large=large)
+    for name in a[0]:
+        np.testing.assert_allclose(a[0][name], b[0][name], atol=2e-6, err_msg=name)
+    for x, y in zip(without_time(a[1]), without_time(b[1]), strict=True):
+        assert x == pytest.approx(y, rel=1e-5)
+
+
+def test_the_large_model_is_not_trained(large, tmp_path):
+    before = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(large))]
+    with one_device():
+        run(tmp_path, dataclasses.replace(ARMS["cat_dist"], teacher="live"), large=large)
+    for old, now in zip(before, jax.tree.leaves(nnx.state(large)), strict=True):
+        np.testing.assert_array_equal(old, now)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(tmp_path):
+    with one_device():
+        model = Decoder(MODEL, rngs=nnx.Rngs(0))
+        model.embed.embedding[...] = model.embed.embedding[...].at[5].set(jnp.nan)
+        with pytest.raises(InputError, match=r"step 1: loss nan.*lower the learning rate"):
+            run(tmp_path, init=model)
+        assert not list((tmp_path / "checkpoints").iterdir())
+        with pytest.raises(InputError, match="no finished checkpoint"):
+            load_params(tmp_path, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("arm", "signals", "message"),
+    [
+        (ARMS["cat_xent"], None, "pass teacher="),
+        (ARMS["dist"], None, "pass teacher="),
+        (ARMS["dist"], "bits", "teacher_topk > 0"),
+        (ArmConfig(teacher="live"), None, "pass large="),
+        (ARMS["cat_xent"], "short", "compute them on these rows"),
+    ],
+)
+def test_missing_signals_are_refused_before_anything_is_written(
+    arm, signals, message, stored, tmp_path
+):
+    empty = stored._replace(topk_ids=stored.topk_ids[..., :0])
+    given = {"bits": empty, "short": Teacher(*[c[:5] for c in stored])}.get(signals)
+    with one_device(), pytest.raises(InputError, match=message):
+        run(tmp_path / "run", arm, given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_another_run_is_refused_by_name(stored, tmp_path):
+    with one_device():
+        run(tmp_path, "xent", stored)
+        with pytest.raises(InputError, match=r"other arm\.mask;"):
+            run(tmp_path, "cat_xent", stored)
+        with pytest.raises(InputError, match=r"other optimizer\.steps, teacher;"):
+            run(tmp_path, "xent", None, dataclasses.replace(OPTIMIZER, steps=9))
+
+
+def test_train_outside_a_mesh_says_so(tmp_path):
+    with pytest.raises(ValueError, match="jax.set_mesh"):
+        run(tmp_path)
