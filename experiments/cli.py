@@ -1,0 +1,71 @@
+"""The `cascade` command: finds the verb's file, runs it, turns errors into exit codes.
+
+Exit codes: 0 done; 2 bad input (one line on stderr, nothing written); 1 a fault;
+130 interrupted (run the same command again to continue).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments import commands
+from routers.errors import InputError, did_you_mean
+
+
+def verbs() -> dict[str, str]:
+    """Every verb and the first line of its file, read without importing it."""
+    found = {}
+    for module in pkgutil.iter_modules(commands.__path__):
+        text = Path(commands.__path__[0], f"{module.name}.py").read_text()
+        doc = ast.get_docstring(ast.parse(text)) or ""
+        found[module.name] = doc.partition("\n")[0]
+    return found
+
+
+def usage() -> str:
+    """The text of `cascade --help`."""
+    lines = ["usage: cascade VERB [--help] ...", "", "Cascades of language models:"]
+    lines += [f"  {name:<10} {line}" for name, line in verbs().items()]
+    lines += [
+        "",
+        "Start here:",
+        "  cascade run demo                       train, route and report, in minutes on a laptop",
+        "  cascade run text2text --data my.jsonl  the same on your own data",
+        "  cascade evaluate logs.parquet          compare routers on your own logs, no model",
+    ]
+    return "\n".join(lines)
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Run one verb; bad input raises InputError."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    name, *rest = arguments
+    known = verbs()
+    if name not in known:
+        raise InputError(f"unknown verb '{name}'; {did_you_mean(name, list(known))}")
+    return importlib.import_module(f"experiments.commands.{name}").main(rest) or 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code."""
+    try:
+        return dispatch(sys.argv[1:] if arguments is None else arguments)
+    except InputError as error:
+        print("cascade:", " ".join(str(error).split()), file=sys.stderr)  # one line, always
+        return 2
+    except KeyboardInterrupt:
+        print("cascade: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0  # the reader of our output (head, less) went away
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One file = one verb of the `cascade` command; its docstring is its help."""

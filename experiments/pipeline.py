@@ -1,0 +1,243 @@
+"""The stages of an experiment, each resumable, each reading and writing the run directory.
+
+data → large → teacher → base (per seed) → arms (per arm and seed) → records → evaluations →
+summary and report. A stage whose inputs' fingerprint has not changed is skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import jax
+import pyarrow as pa
+
+from cat import mesh, score, tasks, teacher, tokenizers, train
+from cat.checkpoints import load_params
+from cat.config import Config, ModelConfig, OptimizerConfig, arm, fingerprint
+from cat.data import Rows, tokenize
+from cat.flops import parameter_count
+from cat.models.decoder import Decoder
+from cat.types import Teacher
+from experiments import evaluation
+from experiments.progress import Advance, bar
+from experiments.rundir import RunDirectory, write_json
+from routers import records
+
+TRAIN, *JUDGED = tasks.SPLITS
+
+
+def on_mesh() -> AbstractContextManager[object]:
+    """The mesh of all devices JAX sees, as a context: training and scoring work inside it."""
+    return jax.set_mesh(mesh.make_mesh())
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """One experiment bound to its run directory."""
+
+    config: Config
+    run: RunDirectory
+
+    # -- data ---------------------------------------------------------------------------
+
+    @functools.cached_property
+    def splits(self) -> tasks.Splits:
+        """The examples, as text."""
+        return tasks.load(self.config.data)
+
+    @functools.cached_property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer trained on (or named for) the training texts."""
+        texts = [text for e in self.splits.train for text in (e.prompt, e.target)]
+        return tokenizers.from_spec(self.config.data.tokenizer, texts)
+
+    @functools.cached_property
+    def rows(self) -> dict[str, Rows]:
+        """Every split as token rows, examples beyond the length limits left out."""
+        return {
+            split: tokenize(getattr(self.splits, split), self.tokenizer, self.config.data)
+            for split in tasks.SPLITS
+        }
+
+    @functools.cached_property
+    def data_key(self) -> str:
+        """Fingerprint of the token rows of all splits and of the tokenizer."""
+        arrays = [a for r in self.rows.values() for a in (r.tokens, r.targets, r.mask)]
+        return fingerprint(self.config.data, *arrays, self.tokenizer.fingerprint)
+
+    def model_config(self, size: ModelConfig) -> ModelConfig:
+        """A size with the tokenizer's vocabulary."""
+        return dataclasses.replace(size, vocab_size=size.vocab_size or self.tokenizer.vocab_size)
+
+    def prepare(self) -> None:
+        """Load and check the data; write what was found to data.json."""
+        rows = self.rows
+        sizes = {"small": self.config.small, "large": self.config.large}
+        self.run.claim(self.config)  # from here on the data is known to be sound
+        self.tokenizer.save(self.run.folder / "tokenizer.json")
+        write_json(
+            self.run.folder / "data.json",
+            {
+                "examples": {split: len(r) for split, r in rows.items()},
+                "tokens_per_row": {split: r.tokens.shape[1] for split, r in rows.items()},
+                "vocabulary": self.tokenizer.vocab_size,
+                "parameters": {n: parameter_count(self.model_config(s)) for n, s in sizes.items()},
+                "notes": [
+                    *self.splits.notes,
+                    *(f"{split}: {note}" for split, r in rows.items() for note in r.notes),
+                ],
+            },
+        )
+
+    # -- training -----------------------------------------------------------------------
+
+    @property
+    def large_key(self) -> str:
+        """Fingerprint of the large model."""
+        return fingerprint(self.data_key, self.config.large, self.config.large_train)
+
+    @property
+    def teacher_key(self) -> str:
+        """Fingerprint of the stored teacher."""
+        return fingerprint(self.large_key, self.config.teacher_topk)
+
+    def base_key(self, seed: int) -> str:
+        """Fingerprint of the small model all arms of a seed start from."""
+        return fingerprint(self.data_key, self.config.small, self.config.base_train, seed)
+
+    def arm_key(self, name: str, seed: int) -> str:
+        """Fingerprint of one arm's small model."""
+        parts = (self.base_key(seed), self.teacher_key, arm(name), self.config.arm_train)
+        return fingerprint(*parts)
+
+    def train(self) -> None:
+        """Large model, its stored signals, then every arm's small model."""
+        self.prepare()
+        self._fit("large", self.large_key, self.config.large, self.config.large_train)
+        stage = functools.partial(self.run.stage, "teacher", self.teacher_key, clear="teacher")
+        stage(self._teach)
+        for seed in self.config.seeds:
+            name = f"base/seed{seed}"
+            optimizer = dataclasses.replace(self.config.base_train, seed=seed)
+            self._fit(name, self.base_key(seed), self.config.small, optimizer)
+            for arm_name in self.config.arms:
+                self._fit_arm(arm_name, seed)
+
+    def _fit_arm(self, name: str, seed: int) -> None:
+        optimizer = dataclasses.replace(self.config.arm_train, seed=seed + 1_000)
+        folder, base = f"arms/{name}/seed{seed}", f"base/seed{seed}"
+        self._fit(folder, self.arm_key(name, seed), self.config.small, optimizer, name, base)
+
+    def _fit(
+        self,
+        name: str,
+        key: str,
+        size: ModelConfig,
+        optimizer: OptimizerConfig,
+        arm_name: str = "xent",
+        start: str = "",
+    ) -> None:
+        """One training run as a stage; ``start`` names the run whose parameters it begins from."""
+
+        def work() -> None:
+            chosen = arm(arm_name)
+            live = chosen.teacher == "live" and bool(start)
+            with bar(name, optimizer.steps, "steps") as advance:
+                train.train(
+                    self.model_config(size),
+                    optimizer,
+                    chosen,
+                    self.rows[TRAIN],
+                    folder=self.run.folder / name,
+                    teacher=self.teacher if start and not live else None,
+                    large=self.load("large", self.config.large) if live else None,
+                    init=self.load(start, self.config.small) if start else None,
+                    progress=advance,
+                )
+
+        self.run.stage(name.replace("/", "-"), key, work, clear=name)
+
+    def load(self, name: str, size: ModelConfig) -> Decoder:
+        """The trained model of a stage."""
+        return load_params(self.run.folder / name, self.model_config(size))
+
+    @functools.cached_property
+    def teacher(self) -> Teacher:
+        """The stored signals of the large model on the training rows."""
+        return teacher.load(self.run.folder / "teacher", self.teacher_key)
+
+    def _teach(self) -> None:
+        rows = self.rows[TRAIN]
+        with bar("teacher", len(rows), "rows") as advance:
+            model = self.load("large", self.config.large)
+            batch_size = self.config.evaluation.batch_size
+            signals = teacher.compute(
+                model,
+                rows,
+                topk=self.config.teacher_topk,
+                batch_size=batch_size,
+                progress=advance,
+            )
+        teacher.save(self.run.folder / "teacher", signals, self.teacher_key)
+
+    # -- scoring ------------------------------------------------------------------------
+
+    def score(self) -> None:
+        """Both tiers answer validation and test; one Parquet file per model."""
+        self._score("large", "large", self.config.large, self.large_key)
+        for seed in self.config.seeds:
+            for name in self.config.arms:
+                folder = f"arms/{name}/seed{seed}"
+                self._score(
+                    f"{name}-seed{seed}", folder, self.config.small, self.arm_key(name, seed)
+                )
+
+    def _score(self, name: str, folder: str, size: ModelConfig, model_key: str) -> None:
+        """One model over validation and test as a stage."""
+        config = self.config.evaluation
+        key = fingerprint(model_key, config.topk)
+
+        def work() -> None:
+            model = self.load(folder, size)
+            total = sum(len(self.rows[split]) for split in JUDGED)
+            with bar(f"score {name}", total, "queries") as advance:
+                tables = [self._answers(model, name, split, advance) for split in JUDGED]
+            about = {"checkpoint": model_key, "tokenizer": self.tokenizer.fingerprint}
+            about |= {"config": fingerprint(self.config), "decoding": "greedy"}
+            path = self.run.folder / "records" / f"{name}.parquet"
+            records.write(path, records.Records(pa.concat_tables(tables), about))
+
+        self.run.stage(f"records-{name}", key, work)
+
+    def _answers(self, model: Decoder, name: str, split: str, advance: Advance) -> pa.Table:
+        """One model's answers to one split."""
+        before = 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal before
+            advance(done - before, split)
+            before = done
+
+        return score.score(
+            model,
+            model.config,
+            self.rows[split].examples,
+            self.tokenizer,
+            model_name=name.rpartition("-seed")[0] or name,
+            split=split,
+            metric=self.config.data.metric,
+            max_response_tokens=self.config.data.max_response_tokens,
+            topk=self.config.evaluation.topk,
+            batch_size=self.config.evaluation.batch_size,
+            progress=report,
+        )
+
+    def all(self) -> Path:
+        """Every stage, in order; returns the path of the report."""
+        with on_mesh():
+            self.train()
+            self.score()
+        return evaluation.report_run(self.config, self.run)

@@ -1,0 +1,380 @@
+"""From evaluations per arm and seed to summary.json: means, paired intervals, comparisons.
+
+Intervals resample test queries and seeds jointly, the same draws for every arm and router.
+Letters: K seeds, B resamples, P points of the common deferral-rate grid.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cat.config import Config
+from experiments import evaluation
+from experiments.rundir import RunDirectory, provenance, write_json, write_text
+from routers import metrics
+from routers.bootstrap import Metric, hierarchical_difference, interval, replicates
+from routers.curves import Curve, Ranked, oracle_score, rank
+
+GRID = np.linspace(0.0, 1.0, 101)
+BAND_RESAMPLES = 200
+LEARNED = ("post_hoc:learner=booster", "edge_inference", "cat_router")
+MAIN = "chow_average"
+
+Rankings = dict[str, dict[str, list[Ranked]]]  # arm → router → one per seed
+
+
+def write(config: Config, run: RunDirectory) -> None:
+    """Write summary.json and curves/<arm>/<router>.csv from the evaluations."""
+    rankings = _rankings(config, run)
+    evaluations = {
+        arm: [evaluation.load(run, arm, seed) for seed in config.seeds] for arm in config.arms
+    }
+    for arm, routers in rankings.items():
+        for router, ranked in routers.items():
+            _write_curve(run, arm, router, ranked, config)
+    first = evaluations[config.arms[0]][0]
+    comparisons = compare(config, rankings)
+    data = json.loads((run.folder / "data.json").read_text())
+    write_json(
+        run.folder / "summary.json",
+        {
+            "name": config.name,
+            "n_fit": first["n_fit"],
+            "n_test": first["n_test"],
+            "seeds": list(config.seeds),
+            "protocol": "sweep",
+            "cost": "exact forward matmul FLOPs; the small model is always paid",
+            "quality_unit": config.data.metric.replace("_", " "),
+            "provenance": provenance() | {"duration_s": round(sum(run.seconds().values()), 1)},
+            "small": {"params": data["parameters"]["small"]},
+            "large": _large(config, rankings, first, data),
+            "arms": {
+                arm: _arm(config, run, arm, rankings[arm], evaluations[arm]) for arm in config.arms
+            },
+            "comparisons": comparisons,
+            "findings": findings(comparisons),
+            "tasks": _tasks(config, run, evaluations, rankings),
+            "macro": _macro(evaluations),
+            "notes": notes(config, data),
+        },
+    )
+
+
+def _rankings(config: Config, run: RunDirectory) -> Rankings:
+    """Rankings of the test queries by arm, router and seed, with the oracle and random lines."""
+    made: Rankings = {}
+    for arm in config.arms:
+        seeds = [evaluation.load_ranked(config, run, arm, seed) for seed in config.seeds]
+        made[arm] = {router: [seed[router] for seed in seeds] for router in seeds[0]}
+        pairs = [evaluation.load_pair(config, run, arm, seed, "test")[1] for seed in config.seeds]
+        made[arm]["oracle"] = [rank(oracle_score(o), o) for o in pairs]
+        made[arm]["random"] = [rank(np.zeros(len(o)), o) for o in pairs]
+    return made
+
+
+def spread(
+    ranked: Sequence[Ranked], measure: Mapping[str, Metric], resamples: int, seed: int
+) -> dict[str, dict[str, Any] | None]:
+    """Mean over seeds and 95 % interval over queries and seeds, per metric; None if undefined."""
+    named = {str(k): r for k, r in enumerate(ranked)}
+    drawn = replicates(named, measure, resamples=resamples, seed=seed)
+    rng = np.random.default_rng(seed)
+    picks_BK = rng.integers(0, len(ranked), (resamples, len(ranked)))
+    answers: dict[str, dict[str, Any] | None] = {}
+    for name, metric in measure.items():
+        per_seed = [metric(r.curve()) for r in ranked]
+        values_BK = np.stack([drawn[str(k)][name] for k in range(len(ranked))], axis=1)
+        low, high = interval(np.take_along_axis(values_BK, picks_BK, axis=1).mean(axis=1))
+        known = [value for value in per_seed if value is not None]
+        answers[name] = None
+        if len(known) == len(per_seed):
+            ci = None if low is None else [low, high]
+            answers[name] = {"mean": float(np.mean(known)), "ci": ci, "per_seed": per_seed}
+    return answers
+
+
+def _small_quality(curve: Curve) -> float:
+    return float(curve.quality[0])
+
+
+def _large_quality(curve: Curve) -> float:
+    return float(curve.quality[-1])
+
+
+def _saving(level: float) -> Metric:
+    return lambda curve: metrics.flops_saving(curve, level)
+
+
+def _large(
+    config: Config, rankings: Rankings, first: dict[str, Any], data: dict[str, Any]
+) -> dict[str, Any]:
+    """The large model alone."""
+    ranked = rankings[config.arms[0]]["random"][:1]
+    options = config.evaluation
+    quality = spread(ranked, {"quality": _large_quality}, options.bootstrap, options.seed)
+    params = data["parameters"]["large"]
+    return quality | {"flops": first["flops"]["large"], "params": params}
+
+
+def _arm(
+    config: Config,
+    run: RunDirectory,
+    arm: str,
+    routers: dict[str, list[Ranked]],
+    evaluations: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Everything reported of one arm."""
+    options = config.evaluation
+    small = {"small_quality": _small_quality}
+    return {
+        **spread(routers["random"], small, options.bootstrap, options.seed),
+        "small_flops": float(np.mean([e["flops"]["small"] for e in evaluations])),
+        "keep_rate": _keep_rate(config, run, arm),
+        "routers": {
+            name: _router(config, ranked, [e["routers"][name] for e in evaluations])
+            for name, ranked in routers.items()
+            if name not in ("oracle", "random") or name in evaluations[0]["routers"]
+        },
+    }
+
+
+def _router(config: Config, ranked: list[Ranked], entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds of one router's numbers, with intervals where they are claims."""
+    options = config.evaluation
+    levels = {str(level): _saving(level) for level in (0.5, 0.9, 1.0)}
+    measured = spread(ranked, {"audc": metrics.audc} | levels, options.bootstrap, options.seed)
+    plain = ("audc_random", "audc_oracle", "audc_normalised", "aucfc", "auroc_deferral")
+    return {
+        "audc": measured["audc"],
+        **{key: _mean([e[key] for e in entries]) for key in (*plain, "spearman_length")},
+        "flops_saving_at_quality": {level: measured[level] for level in levels},
+        "transfer": _transfer(entries),
+    }
+
+
+def _transfer(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Operating points chosen on validation, as reached on test; mean over seeds."""
+    points = [e["transfer_at"] for e in entries]
+    if any(p is None for p in points):
+        return []
+    keys = ("target_rate", "threshold", "deferral_rate", "quality", "flops")
+    return [{key: _mean([p[rate][key] for p in points]) for key in keys} for rate in points[0]]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """Mean, or None where any seed has no value."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def _keep_rate(config: Config, run: RunDirectory, arm: str) -> float | None:
+    """Share of response tokens trained on over the last tenth of training; mean over seeds."""
+    rates = []
+    for seed in config.seeds:
+        log = run.folder / "arms" / arm / f"seed{seed}" / "metrics.jsonl"
+        if not log.exists():
+            return None
+        lines = log.read_text().splitlines()
+        last = [json.loads(line)["keep_rate"] for line in lines[-max(1, len(lines) // 10) :]]
+        rates.append(float(np.mean(last)))
+    return _mean(list(rates))
+
+
+def compare(config: Config, rankings: Rankings) -> list[dict[str, Any]]:
+    """Every arm against Xent and against the random mask, same router; then CAT-Xent with a
+    training-free rule against learned routers on Xent."""
+    baselines = [arm for arm in ("xent", "random_mask") if arm in rankings]
+    rows = []
+    for arm in rankings:
+        for against in baselines:
+            if arm == against or (against == "random_mask" and arm == "xent"):
+                continue
+            for router in rankings[arm]:
+                if router not in ("oracle", "random"):
+                    rows.append(_difference(config, rankings, (arm, router), (against, router)))
+            rows += _equal_quality(config, rankings, arm, against)
+    if "cat_xent" in rankings and "xent" in rankings:
+        learned = [router for router in LEARNED if router in rankings["xent"]]
+        pair = ("cat_xent", MAIN)
+        if MAIN in rankings["cat_xent"]:
+            rows += [_difference(config, rankings, pair, ("xent", name)) for name in learned]
+    return rows
+
+
+def _difference(
+    config: Config, rankings: Rankings, ours: tuple[str, str], theirs: tuple[str, str]
+) -> dict[str, Any]:
+    """Difference of areas under the deferral curve, with its paired interval."""
+    options = config.evaluation
+    made = hierarchical_difference(
+        rankings[ours[0]][ours[1]],
+        rankings[theirs[0]][theirs[1]],
+        resamples=options.bootstrap,
+        seed=options.seed,
+    )
+    row = {"arm": ours[0], "against": theirs[0], "router": ours[1]}
+    if ours[1] != theirs[1]:
+        row["against_router"] = theirs[1]
+    return row | {"metric": "audc", "difference": made.value, "ci": _ci(made.low, made.high)}
+
+
+def _equal_quality(
+    config: Config, rankings: Rankings, arm: str, against: str
+) -> list[dict[str, Any]]:
+    """Relative FLOPs where both cascades reach 90 % of the baseline's small-to-large gap."""
+    if MAIN not in rankings[arm]:
+        return []
+    ours, theirs = rankings[arm][MAIN], rankings[against][MAIN]
+    ends = np.mean([r.curve().quality[[0, -1]] for r in theirs], axis=0)
+    target = float(ends[0] + 0.9 * (ends[1] - ends[0]))
+    made = hierarchical_difference(
+        ours,
+        theirs,
+        lambda curve: metrics.flops_at_quality(curve, target),
+        relative=True,
+        resamples=config.evaluation.bootstrap,
+        seed=config.evaluation.seed,
+    )
+    row = {"arm": arm, "against": against, "router": MAIN, "metric": "flops_at_equal_quality"}
+    return [row | {"at_quality": target, "difference": made.value, "ci": _ci(made.low, made.high)}]
+
+
+def _ci(low: float | None, high: float | None) -> list[float] | None:
+    return None if low is None or high is None else [low, high]
+
+
+def findings(comparisons: list[dict[str, Any]]) -> list[str]:
+    """One sentence per headline comparison of CAT-Xent, saying so when it shows nothing."""
+    lines = []
+    for row in comparisons:
+        if (row["arm"], row["router"], row["metric"]) != ("cat_xent", MAIN, "audc"):
+            continue
+        ci, other = row["ci"], row.get("against_router", MAIN)
+        if ci is None or row["difference"] is None:
+            continue
+        word = "above" if row["difference"] > 0 else "below"
+        verdict = "no difference shown: the interval covers zero" if ci[0] <= 0 <= ci[1] else word
+        lines.append(
+            f"cat_xent with {MAIN} against {row['against']} with {other}: area under the deferral "
+            f"curve {row['difference']:+.4f} [{ci[0]:+.4f}, {ci[1]:+.4f}] ({verdict})"
+        )
+    return lines
+
+
+def _tasks(
+    config: Config,
+    run: RunDirectory,
+    evaluations: dict[str, list[dict[str, Any]]],
+    rankings: Rankings,
+) -> dict[str, Any]:
+    """Per task: qualities, areas by arm and router, and the main router's curve."""
+    arm0 = config.arms[0]
+    task_N = evaluation.load_pair(config, run, arm0, config.seeds[0], "test")[0].task
+    answers = {}
+    for task in sorted(set(task_N.tolist())):
+        per_arm = {arm: [e["tasks"][task] for e in seeds] for arm, seeds in evaluations.items()}
+        rows = (task_N == task).astype(np.int64)
+        answers[task] = {
+            "n": per_arm[arm0][0]["n_test"],
+            "large_quality": per_arm[arm0][0]["quality"]["large"],
+            "small_quality": {
+                arm: _mean([s["quality"]["small"] for s in seeds]) for arm, seeds in per_arm.items()
+            },
+            "routers": {
+                arm: {
+                    router: {"audc": _mean([s["routers"][router]["audc"] for s in seeds])}
+                    for router in seeds[0]["routers"]
+                }
+                for arm, seeds in per_arm.items()
+            },
+            "curves": {
+                arm: {MAIN: _grid([r.curve(rows) for r in routers[MAIN]])}
+                for arm, routers in rankings.items()
+                if MAIN in routers
+            },
+        }
+    return answers
+
+
+def _macro(evaluations: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Plain mean over tasks of each router's area."""
+    return {
+        arm: {
+            router: {"audc": _mean([s["macro"][router]["audc"] for s in seeds])}
+            for router in seeds[0]["macro"]
+        }
+        for arm, seeds in evaluations.items()
+    }
+
+
+def _on_grid(curve: Curve) -> dict[str, np.ndarray]:
+    """A curve at the common deferral rates."""
+    first = np.append(np.diff(curve.deferral_rate) > 0, True)  # zero-weight points repeat a rate
+    rate = curve.deferral_rate[first]
+    columns = {"quality": curve.quality[first], "flops": curve.cost[first]}
+    at = np.minimum(np.searchsorted(rate, GRID), len(rate) - 1)
+    made = {name: np.interp(GRID, rate, column) for name, column in columns.items()}
+    return made | {"threshold": curve.threshold[first][at]}
+
+
+def _grid(curves: Sequence[Curve]) -> dict[str, list[float]]:
+    """Mean curve over seeds at the common deferral rates."""
+    seeds = [_on_grid(curve) for curve in curves]
+    quality, flops = (np.mean([s[name] for s in seeds], axis=0) for name in ("quality", "flops"))
+    return {
+        "deferral_rate": GRID.tolist(),
+        "quality": quality.tolist(),
+        "flops": flops.tolist(),
+    }
+
+
+def _write_curve(
+    run: RunDirectory, arm: str, router: str, ranked: Sequence[Ranked], config: Config
+) -> None:
+    """The mean curve over seeds with a pointwise 95 % band over queries and seeds."""
+    seed = config.evaluation.seed
+    draws = _curve_draws(ranked, min(BAND_RESAMPLES, config.evaluation.bootstrap), seed)
+    mean = _grid([r.curve() for r in ranked])
+    threshold = np.mean([_on_grid(r.curve())["threshold"] for r in ranked], axis=0)
+    low, high = np.percentile(draws, [2.5, 97.5], axis=0) if len(draws) else (mean["quality"],) * 2
+    columns = [mean["deferral_rate"], mean["quality"], low, high, mean["flops"], threshold]
+    lines = ["deferral_rate,quality,quality_lo,quality_hi,flops,threshold"]
+    lines += [",".join(f"{value:.9g}" for value in row) for row in zip(*columns, strict=True)]
+    path = run.folder / "curves" / arm / f"{router.replace(':', '-')}.csv"
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _curve_draws(ranked: Sequence[Ranked], resamples: int, seed: int) -> np.ndarray:
+    """[B, P] quality on the grid, queries and seeds resampled."""
+    rng, queries = np.random.default_rng(seed), len(ranked[0])
+    draws = []
+    for _ in range(resamples):
+        weights = np.bincount(rng.integers(0, queries, queries), minlength=queries)
+        chosen = [ranked[k] for k in rng.integers(0, len(ranked), len(ranked))]
+        draws.append(np.mean([_on_grid(r.curve(weights))["quality"] for r in chosen], axis=0))
+    return np.array(draws)
+
+
+def notes(config: Config, data: dict[str, Any]) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    lines = [
+        "The sweep ranks test queries and draws the whole curve: it compares rankings, and no "
+        "threshold in it was chosen without seeing test. The transfer points were: their "
+        "thresholds come from validation.",
+        "Cost is forward matmul FLOPs; memory traffic, latency and training are not in it.",
+    ]
+    if len(config.seeds) < 5:
+        lines.append(
+            f"{len(config.seeds)} seed(s): intervals reflect the test queries more than training; "
+            "five or more seeds are needed for a claim."
+        )
+    if config.data.task == "generated" and config.data.mix == "full":
+        lines.append(
+            "The full mix holds families neither model can learn, the friendliest regime for CAT; "
+            "read it beside the mix without them (--data.mix feasible)."
+        )
+    return lines + data["notes"]
