@@ -14,10 +14,11 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.sharding import NamedSharding
 from orbax.checkpoint import v1 as ocp
 
 from cat.config import ModelConfig
-from cat.mesh import shard_params
+from cat.mesh import param_spec
 from cat.models.decoder import Decoder
 from routers.errors import InputError
 
@@ -76,14 +77,13 @@ def load_params(folder: Path, model_config: ModelConfig) -> Decoder:
     """
     if not (folder / "checkpoints").is_dir():
         raise InputError(f"{folder}: no checkpoints; train this model first")
-    graph, params = nnx.split(Decoder(model_config, rngs=nnx.Rngs(0)))
-    params = shard_params(params)
+    graph, params = nnx.split(nnx.eval_shape(lambda: Decoder(model_config, rngs=nnx.Rngs(0))))
     with opened(folder) as checkpointer:
         if checkpointer.latest is None:
             raise InputError(f"{folder}: no finished checkpoint; train this model first")
         step = checkpointer.latest.step
         _same_shapes(folder, checkpointer.checkpointables_metadata(step), params)
-        found = checkpointer.load_checkpointables(step, {"params": _abstract(params)})
+        found = checkpointer.load_checkpointables(step, {"params": _placed(params)})
     return nnx.merge(graph, _like(params, found["params"]))
 
 
@@ -137,6 +137,17 @@ def _abstract(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
         for name, leaf in _named(tree).items()
     }
+
+
+def _placed(params: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """The same for parameters that exist as shapes only, placed by the mesh's rule."""
+    mesh = jax.sharding.get_mesh()
+
+    def place(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(mesh, param_spec(path, leaf.shape))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return _named(jax.tree_util.tree_map_with_path(place, params))
 
 
 def _like(tree: Any, named: Mapping[str, Any]) -> Any:

@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from cat import losses, masks
+from cat import losses, masks, response
 from cat.config import ArmConfig, ModelConfig, OptimizerConfig
 from cat.mesh import shard_params
 from cat.models.decoder import Decoder
-from cat.teacher import signals
-from cat.types import Batch
+from cat.teacher import forward, signals
+from cat.types import Batch, Teacher
 
 
 class State(NamedTuple):
@@ -35,22 +35,22 @@ class State(NamedTuple):
 
 def start(model_config: ModelConfig, optimizer: OptimizerConfig, init: Decoder | None) -> State:
     """Step 0 on the current mesh; ``init`` is copied, since a dispatch reuses its buffers."""
-    seed = jnp.asarray(optimizer.seed)
-    params = _fresh(model_config, seed) if init is None else nnx.state(init)
+    key = jax.random.key(optimizer.seed)
+    params = _fresh(model_config, key) if init is None else nnx.state(init)
     params = shard_params(jax.tree.map(jnp.copy, params))
     opt_state = make_optimizer(optimizer).init(params)
     return State(params, *shard_params((opt_state, jnp.zeros((), jnp.int32))))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _fresh(model_config: ModelConfig, seed: Array) -> Any:
+def _fresh(model_config: ModelConfig, key: Array) -> Any:
     """New parameters; compiled whole, since op by op it takes seconds."""
-    return nnx.state(Decoder(model_config, rngs=nnx.Rngs(seed)))
+    return nnx.state(Decoder(model_config, rngs=nnx.Rngs(key)))
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("large_graph", "model_config", "optimizer", "arm"),
+    static_argnames=("large_graph", "model_config", "optimizer", "arm", "response_width"),
     donate_argnames="state",
 )
 def dispatch(
@@ -63,8 +63,11 @@ def dispatch(
     model_config: ModelConfig,
     optimizer: OptimizerConfig,
     arm: ArmConfig,
+    response_width: int,
 ) -> tuple[State, dict[str, Array]]:
     """S optimiser steps on batches [S, B, ...]: the new state and each metric as [S].
+
+    Logits are made at ``response_width`` places of a row, at least its counted targets.
 
     The key of a step is ``fold_in(key, step)``: resumed or not, a step draws the same.
     """
@@ -76,8 +79,11 @@ def dispatch(
         params, opt_state, count = state
 
         def loss(params: Any) -> tuple[Array, dict[str, Array]]:
-            draw = jax.random.fold_in(key, count)
-            return objective(nnx.merge(graph, params), batch, arm, teacher, draw)
+            at_BR = response.places(batch.mask, response_width)
+            logits_BRV = forward(nnx.merge(graph, params), batch, at_BR)
+            near = response.narrow(batch, at_BR)
+            told = near.teacher if teacher is None else signals(teacher, batch, at_BR)
+            return objective(arm, logits_BRV, near, told, jax.random.fold_in(key, count))
 
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
         metrics |= {"loss": value, "grad_norm": optax.tree.norm(grads)}
@@ -91,12 +97,13 @@ def dispatch(
 
 
 def objective(
-    model: Decoder, batch: Batch, arm: ArmConfig, large: Decoder | None, key: Array
+    arm: ArmConfig,
+    logits_BTV: Float[Array, "B T V"],
+    batch: Batch,
+    teacher: Teacher | None,
+    key: Array,
 ) -> tuple[Array, dict[str, Array]]:
     """The arm's loss on one batch, nats per token, and what its mask kept."""
-    hidden = model.hidden(batch.tokens, batch.positions, batch.segments).hidden
-    logits_BTV = model.unembed(hidden)
-    teacher = batch.teacher if large is None else signals(large, batch)
     large_BT = None if teacher is None else teacher.hit
     hits = masks.Hits(losses.hit(logits_BTV, batch.targets), large_BT, batch.mask)
     alpha_BT = masks.get(arm.mask)(hits, key)

@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from cat import losses, masks
+from cat import losses, masks, response
 from cat.checkpoints import refuse_changed
 from cat.config import ArmConfig
 from cat.data import Rows
@@ -36,12 +37,20 @@ Key = str | dict[str, str]
 """What stored signals depend on: one fingerprint, or several by name."""
 
 
-def signals(model: Decoder, batch: Batch) -> Teacher:
-    """Live signals of one batch: hits, and the whole log-distribution in vocabulary order."""
+def forward(
+    model: Decoder, batch: Batch, at: Int[Array, "B R"] | None = None
+) -> Float[Array, "B _ V"]:
+    """Teacher-forced logits of every position, or of the places ``at``."""
     hidden = model.hidden(batch.tokens, batch.positions, batch.segments).hidden
-    logits_BTV = jax.lax.stop_gradient(model.unembed(hidden))
+    return model.unembed(hidden if at is None else response.take(hidden, at))
+
+
+def signals(model: Decoder, batch: Batch, at: Int[Array, "B R"] | None = None) -> Teacher:
+    """Live signals of one batch: hits, and the whole log-distribution in vocabulary order."""
+    logits_BTV = jax.lax.stop_gradient(forward(model, batch, at))
+    targets = batch.targets if at is None else response.take(batch.targets, at)
     return Teacher(
-        hit=losses.hit(logits_BTV, batch.targets),
+        hit=losses.hit(logits_BTV, targets),
         topk_ids=None,
         topk_logprob=jax.nn.log_softmax(logits_BTV, axis=-1),
     )

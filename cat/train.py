@@ -48,7 +48,7 @@ def train(
     init: Decoder | None = None,
     progress: Progress = lambda count, note: None,
 ) -> Any:
-    """Fine-tune a small model; returns its parameters (``nnx.State``), also in ``folder/checkpoints``.
+    """Fine-tune a small model; returns its parameters, also in ``folder/checkpoints``.
 
     ``folder/metrics.jsonl`` gets one line per step: step (from 1), loss (nats per token),
     keep_rate, response tokens by (small hit, large hit) as n11, n10, n01, n00 (null without a
@@ -95,6 +95,7 @@ def train(
         model_config=model_config,
         optimizer=_compiled_part(optimizer),
         arm=arm,
+        response_width=int(np.count_nonzero(rows.mask, axis=1).max()),
     )
     state = start(model_config, optimizer, init)
     with checkpoints.opened(folder) as checkpointer:

@@ -10,7 +10,7 @@ import ast
 import importlib
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments import commands
@@ -53,18 +53,23 @@ def dispatch(arguments: Sequence[str]) -> int:
     return importlib.import_module(f"experiments.commands.{name}").main(rest) or 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the console script; returns the exit code."""
+def guarded(work: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """Run ``work``; turn what a person can act on into one line and an exit code."""
     try:
-        return dispatch(sys.argv[1:] if arguments is None else arguments)
+        return work(arguments)
     except InputError as error:
-        print("cascade:", " ".join(str(error).split()), file=sys.stderr)  # one line, always
+        print(f"cascade: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("cascade: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0  # the reader of our output (head, less) went away
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code."""
+    return guarded(dispatch, sys.argv[1:] if arguments is None else arguments)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import difflib
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,20 +46,32 @@ def _columns(width: str) -> Iterator[None]:
 def one_line(box: str) -> str:
     """The message inside tyro's box, with its nearest suggestion, on one line.
 
-    tyro draws boxes in ASCII where stdout is not UTF-8.
+    Where stdout is not UTF-8 tyro draws no frame: a title, a rule of hyphens, the text.
 
     >>> one_line("╭─ Unrecognized ─╮\\n│ Unrecognized options: --x │\\n│ ─── │\\n╰──╯")
     'Unrecognized options: --x'
     """
-    frame = "│╭╮╰╯─|+- \n"
-    inside = [line.strip("│| \n") for line in box.splitlines() if line.strip(frame)][1:]
-    message = inside[0].rstrip(".") if inside else "bad command line"
-    known = [line.split()[0].rstrip(",") for line in inside[1:] if line.startswith("--")]
-    if "Perhaps you meant:" not in inside or not known:
+    framed = box.startswith("╭")
+    body = box.splitlines()[1:-1] if framed else box.splitlines()[2:]
+    lines = [line[1:-1].rstrip() if framed else line[1:].rstrip() for line in body]
+    rule = next((i for i, line in enumerate(lines) if not line.strip(" ─-")), len(lines))
+    if not rule:
+        return "bad command line"
+    message, *missing = lines[:rule]
+    message = message.strip().rstrip(".")
+    if missing:  # "Missing from cascade evaluate:", then an option and its help per entry
+        return f"{message} {'; '.join(_entries(missing))}"
+    known = [line.split()[0].rstrip(",") for line in _entries(lines[rule:]) if line[0] == "-"]
+    if not any("Perhaps you meant:" in line for line in lines) or not known:
         return message
     wrong = next((word for word in message.split() if word.startswith("--")), "").rstrip(",")
     near = difflib.get_close_matches(wrong, known, n=1, cutoff=0)
     return f"{message}; did you mean {near[0]}?"
+
+
+def _entries(lines: list[str]) -> list[str]:
+    """The options of a list: their lines are indented by four, their help by eight."""
+    return [line.strip() for line in lines if re.match(r" {5}\S", line)]
 
 
 def print_json(value: Any) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import pyarrow as pa
 
-from cat import mesh, score, tasks, teacher, tokenizers, train
+from cat import masks, mesh, quality, score, tasks, teacher, tokenizers, train
 from cat.checkpoints import load_params
 from cat.config import Config, ModelConfig, OptimizerConfig, arm, fingerprint
 from cat.data import Rows, tokenize
@@ -73,7 +73,10 @@ class Pipeline:
         return dataclasses.replace(size, vocab_size=size.vocab_size or self.tokenizer.vocab_size)
 
     def prepare(self) -> None:
-        """Load and check the data; write what was found to data.json."""
+        """Check names and data, then claim the folder and write what was found to data.json."""
+        for name in self.config.arms:
+            masks.get(arm(name).mask)
+        quality.check(self.config.data.metric)
         rows = self.rows
         sizes = {"small": self.config.small, "large": self.config.large}
         self.run.claim(self.config)  # from here on the data is known to be sound

@@ -42,6 +42,11 @@ RC = {
     "svg.hashsalt": "cascade",  # the same data writes the same bytes
 }
 DIRECT_LABELS = 6
+STRONG = {"fontsize": 8.5, "fontweight": "bold", "zorder": 7}
+REFERENCE_LABELS = {  # how far along the line, and on which side: where data is rare
+    "random": (0.42, {"xytext": (4, -4), "ha": "left", "va": "top"}),
+    "oracle": (0.30, {"xytext": (-4, 4), "ha": "right", "va": "bottom"}),
+}
 
 
 def quality_flops(
@@ -62,12 +67,14 @@ def quality_flops(
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         _references(axes, data)
-        for arm, router in pairs:
-            _line(axes, data, arm, router, data.curves[arm][router])
+        order = list(dict.fromkeys(router for _, router in pairs))
+        looks = {pair: style.line_style(data, *pair, order) for pair in pairs}
+        for (arm, router), look in looks.items():
+            _line(axes, data.large_flops, data.curves[arm][router], f"{arm}/{router}", look)
         _end_points(axes, data, list(dict.fromkeys(arm for arm, _ in pairs)))
         _axes_of_cost(axes, data)
         _finding_arrow(axes, data, pairs)
-        _name_lines(figure, axes, data, pairs)
+        _name_lines(figure, axes, data, looks)
         _caption(figure, caption(data))
 
     return _save(out, (7.2, 4.6), draw)
@@ -190,28 +197,19 @@ def _references(axes: "matplotlib.axes.Axes", run: Run) -> None:
         if curve is not None:
             x_K = curve.flops / run.large_flops
             axes.plot(x_K, curve.quality, dash, color=style.QUIET, linewidth=1.2, gid=router)
-            k = int(len(x_K) * (0.42 if router == "random" else 0.3))
-            offset, align = ((4, -4), "top") if router == "random" else ((-4, 4), "bottom")
-            side = "left" if router == "random" else "right"
-            axes.annotate(
-                f"{router} ({run.baseline})",
-                (x_K[k], curve.quality[k]),
-                xytext=offset,
-                textcoords="offset points",
-                ha=side,
-                va=align,
-                fontsize=8,
-                color=style.QUIET,
-            )
+            part, place = REFERENCE_LABELS[router]
+            k = int(part * len(x_K))
+            look = {"fontsize": 8, "color": style.QUIET, **place}
+            _note(axes, f"{router} ({run.baseline})", x_K[k], curve.quality[k], look)
 
 
-def _line(axes: "matplotlib.axes.Axes", run: Run, arm: str, router: str, curve: Curve) -> None:
-    look = style.line_style(run, arm, router)
-    x_K = curve.flops / run.large_flops
-    axes.plot(x_K, curve.quality, gid=f"{arm}/{router}", **look)
+def _line(
+    axes: "matplotlib.axes.Axes", unit: float, curve: Curve, name: str, look: dict[str, Any]
+) -> None:
+    axes.plot(curve.flops / unit, curve.quality, gid=name, **look)
     if np.isfinite(curve.quality_lo).all():
         band = {"color": look["color"], "alpha": 0.12, "linewidth": 0}
-        axes.fill_between(x_K, curve.quality_lo, curve.quality_hi, **band)
+        axes.fill_between(curve.flops / unit, curve.quality_lo, curve.quality_hi, **band)
 
 
 def _end_points(axes: "matplotlib.axes.Axes", run: Run, arms: list[str]) -> None:
@@ -224,17 +222,15 @@ def _end_points(axes: "matplotlib.axes.Axes", run: Run, arms: list[str]) -> None
     if points:
         flops, quality = min(points.values(), key=lambda point: point[1])
         below = {"xytext": (5, -5), "va": "top", "ha": "left"}
-        _point_label(axes, "S-only", flops / run.large_flops, quality, below)
+        _note(axes, "S-only", flops / run.large_flops, quality, STRONG | below)
     axes.plot(1, run.large_quality, "D", color=style.INK, markersize=5, zorder=5)
     above = {"xytext": (0, 6), "va": "bottom", "ha": "center"}
-    _point_label(axes, "L-only", 1, run.large_quality, above)
+    _note(axes, "L-only", 1.0, run.large_quality, STRONG | above)
 
 
-def _point_label(
-    axes: "matplotlib.axes.Axes", text: str, x: float, y: float, place: dict[str, Any]
-) -> None:
-    look = {"textcoords": "offset points", "fontsize": 8.5, "fontweight": "bold"}
-    axes.annotate(text, (x, y), zorder=7, **look, **place)
+def _note(axes: "matplotlib.axes.Axes", text: str, x: float, y: float, look: Any) -> None:
+    """Text at a data point, shifted by ``look["xytext"]`` points."""
+    axes.annotate(text, (x, y), textcoords="offset points", **look)
 
 
 def _finding_arrow(axes: "matplotlib.axes.Axes", run: Run, pairs: list[tuple[str, str]]) -> None:
@@ -246,46 +242,34 @@ def _finding_arrow(axes: "matplotlib.axes.Axes", run: Run, pairs: list[tuple[str
     y = found.arrow.quality
     shape = {"arrowstyle": "-|>", "color": style.INK, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", (x_to, y), (x_from, y), arrowprops=shape, zorder=6)
-    axes.annotate(
-        found.arrow.label,
-        (max(x_from, x_to), y),
-        xytext=(6, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=8.5,
-        fontweight="bold",
-        zorder=7,
-        bbox={
-            "boxstyle": "round,pad=0.2",
-            "facecolor": "white",
-            "edgecolor": "none",
-            "alpha": 0.85,
-        },
-    )
+    halo = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+    beside = {"xytext": (6, 0), "va": "center", "bbox": halo}
+    _note(axes, found.arrow.label, max(x_from, x_to), y, STRONG | beside)
 
 
 def _name_lines(
-    figure: Any, axes: "matplotlib.axes.Axes", run: Run, pairs: list[tuple[str, str]]
+    figure: Any,
+    axes: "matplotlib.axes.Axes",
+    run: Run,
+    looks: dict[tuple[str, str], dict[str, Any]],
 ) -> None:
-    """Labels at the right ends while there are few lines, a legend below otherwise.
+    """Labels at the right ends while there are few lines, a legend beside otherwise.
 
     Curves of one cascade all end where everything is deferred, so the labels stand in the order
     of the areas, each with a sample of its line.
     """
-    looks = [(style.line_style(run, *pair), " · ".join(pair)) for pair in pairs]
-    if len(pairs) > DIRECT_LABELS:
-        _legend(figure, looks, "outside right upper", columns=1)
+    if len(looks) > DIRECT_LABELS:
+        entries = [(look, " · ".join(pair)) for pair, look in looks.items()]
+        _legend(figure, entries, "outside right upper", columns=1)
         return
-    order = sorted(range(len(pairs)), key=lambda i: run.curves[pairs[i][0]][pairs[i][1]].audc)
+    order = sorted(looks, key=lambda pair: run.curves[pair[0]][pair[1]].audc)
     low, high = axes.get_ylim()
-    ends = [run.curves[pairs[i][0]][pairs[i][1]].quality[-1] for i in order]
-    wanted_N = (np.array(ends) - low) / (high - low)
-    for i, y in zip(order, spread(np.sort(wanted_N), 0.062), strict=True):
-        look, name = looks[i]
-        x_handle = np.array([1.01, 1.075])
-        axes.plot(x_handle, [y, y], transform=axes.transAxes, clip_on=False, **look)
+    ends_N = np.sort([run.curves[arm][router].quality[-1] for arm, router in order])
+    for pair, y in zip(order, spread((ends_N - low) / (high - low), 0.062), strict=True):
+        sample = {"transform": axes.transAxes, "clip_on": False, **looks[pair]}
+        axes.plot([1.01, 1.075], [y, y], **sample)
         place = {"transform": axes.transAxes, "va": "center", "fontsize": 8.5}
-        axes.text(1.085, y, name, color=style.INK, **place)
+        axes.text(1.085, y, " · ".join(pair), color=style.INK, **place)
 
 
 def _legend(

@@ -15,6 +15,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 Advance = Callable[[int, str], None]
@@ -28,21 +29,28 @@ class Rate(ProgressColumn):
         """E.g. ``312 steps/s``."""
         speed = task.finished_speed or task.speed
         text = "" if not speed else f"{speed:,.0f} {task.fields['unit']}/s"
-        return Text(text.rjust(18), style="cyan")
+        return Text(text.rjust(15), style="cyan")
+
+
+def _console() -> Console:
+    """Standard error; wide enough for a line where it is a file and has no width."""
+    console = Console(stderr=True)
+    return console if console.is_terminal else Console(stderr=True, width=110)
 
 
 @contextmanager
 def bar(label: str, total: int, unit: str) -> Iterator[Advance]:
     """A bar on stderr, live in a terminal, one final line elsewhere."""
+    note = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     columns = (
-        TextColumn("{task.description:<34}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
+        TextColumn("{task.description:<27}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=8),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        Rate(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[note]}", style="dim", markup=False, table_column=note),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=_console(), expand=True) as progress:
         task = progress.add_task(label, total=total, unit=unit, note="")
 
         def advance(count: int, note: str = "") -> None:

@@ -89,7 +89,7 @@ def payload(run: Run) -> dict[str, Any]:
         "log_axis": style.needs_log(run),
         "quality_label": style.quality_label(run),
         "arms": [_arm(run, arm) for arm in run.arms],
-        "routers": [{"name": r, "dash": style.plotly_dash(run, r)} for r in run.routers],
+        "routers": [{"name": r, "dash": style.plotly_dash(r, run.routers)} for r in run.routers],
         "shown_arms": arms,
         "shown_routers": routers,
         "curves": {

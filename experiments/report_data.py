@@ -70,10 +70,11 @@ class Run:
 
     @property
     def routers(self) -> list[str]:
-        """Routers of any arm, in order of first appearance, reference lines left out."""
+        """Routers of any arm, reference lines left out: Chow-Average, then as they come."""
         named = [r for arm in self.summary["arms"].values() for r in arm.get("routers", {})]
         drawn = [r for curves in self.curves.values() for r in curves]
-        return [r for r in dict.fromkeys(named + drawn) if r not in REFERENCES]
+        known = [r for r in dict.fromkeys(named + drawn) if r not in REFERENCES]
+        return sorted(known, key=lambda router: router != MAIN_ROUTER)
 
     @property
     def baseline(self) -> str:
@@ -140,17 +141,17 @@ def choose(
                 raise InputError(
                     f"{run.name}: no '{name}' in this run; {did_you_mean(name, known)}"
                 )
-    main = MAIN_ROUTER if MAIN_ROUTER in run.routers else next(iter(run.routers), "")
-    pairs = [(arm, router) for arm in arms or run.arms for router in routers or [main]]
+    main = run.routers[:1]
+    pairs = [(arm, router) for arm in arms or run.arms for router in routers or main]
     if arms is None and routers is None:
-        pairs += [(run.baseline, router) for router in _best_learned(run) if router != main]
+        pairs += [(run.baseline, router) for router in _best_learned(run) if router not in main]
     pairs = [(arm, router) for arm, router in pairs if router in run.curves[arm]]
     if not pairs:
         raise InputError(f"{run.name}: no curves/<arm>/<router>.csv to draw; run evaluation first")
     return pairs
 
 
-def flops_at_quality(curve: Curve, quality: float) -> float | None:
+def flops_at_quality(curve: Curve, quality: float | int) -> float | None:
     """Least FLOPs at which the piecewise-linear curve reaches ``quality``; None if never.
 
     FLOPs(Q*) = min {C : Q(C) >= Q*}. Never extrapolates.

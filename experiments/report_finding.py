@@ -6,13 +6,14 @@ import dataclasses
 from typing import Any
 
 from experiments.report_data import MAIN_ROUTER, Run, flops_at_quality
+from experiments.report_text import Number, fixed
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrow:
     """The finding as drawn: from the baseline's FLOPs to the arm's, at one quality."""
 
-    quality: float
+    quality: Number
     flops_from: float
     flops_to: float
     label: str
@@ -28,14 +29,14 @@ class Finding:
     arrow: Arrow | None = None
 
 
-def percent(fraction: float, sign: str = "+") -> str:
+def percent(fraction: Number, sign: str = "+") -> str:
     """A fraction in percent, without the unit; one decimal below ten; a true minus sign.
 
     >>> percent(-0.234), percent(0.05), percent(0.05, sign="-")
     ('−23', '+5.0', '5.0')
     """
     digits = 1 if abs(fraction) < 0.0995 else 0
-    return f"{100 * fraction:{sign}.{digits}f}".replace("-", "−")
+    return fixed(100 * fraction, digits, sign)
 
 
 def covers_zero(comparison: dict[str, Any]) -> bool:
@@ -61,6 +62,22 @@ def finding(run: Run) -> Finding:
     return Finding(_sentence(best), real=True, arrow=_arrow(run, best))
 
 
+def rival(run: Run) -> Finding | None:
+    """The same arm against its hardest opponent: another router on the baseline arm.
+
+    A training-free rule on a CAT model competes with learned routers on a plain one; the
+    opponent with the least difference is named, won or lost.
+    """
+    known = [c for c in run.summary.get("comparisons") or () if _usable(c)]
+    others = [c for c in known if c.get("against_router") and c["metric"] == "audc"]
+    if not others:
+        return None
+    hardest = min(others, key=lambda c: c["difference"])
+    if covers_zero(hardest):
+        return Finding(f"No difference found: {_interval(hardest)} covers zero.", real=False)
+    return Finding(_sentence(hardest), real=True)
+
+
 def _usable(comparison: dict[str, Any]) -> bool:
     return comparison.get("difference") is not None and bool(comparison.get("ci"))
 
@@ -81,7 +98,8 @@ def _interval(comparison: dict[str, Any]) -> str:
     if comparison["metric"] == "flops_at_equal_quality":
         span = f"{percent(low)} % to {percent(high)} % FLOPs at equal quality"
     else:
-        span = f"{low:+.3f} to {high:+.3f} {comparison['metric'].upper()}".replace("-", "−")
+        metric = comparison["metric"].upper()
+        span = f"{fixed(low, sign='+')} to {fixed(high, sign='+')} {metric}"
     return f"the 95 % interval of {arm} against {against}, {span},"
 
 
@@ -102,14 +120,12 @@ def _sentence(comparison: dict[str, Any]) -> str:
 
 
 def _sides(comparison: dict[str, Any]) -> tuple[str, str]:
-    """Arm and opponent, with their routers where these differ."""
-    arm, against = comparison["arm"], comparison["against"]
-    other = comparison.get("against_router")
-    return (
-        (f"{arm} with {comparison['router']}", f"{against} with {other}")
-        if other
-        else (arm, against)
-    )
+    """Arm and opponent, each with its router."""
+    router = comparison.get("router")
+    routers = (router, comparison.get("against_router", router))
+    arms = (comparison["arm"], comparison["against"])
+    arm, against = (f"{a} with {r}" if r else a for a, r in zip(arms, routers, strict=True))
+    return (arm, against) if routers[0] != routers[1] else (arm, arms[1])
 
 
 def _arrow(run: Run, comparison: dict[str, Any]) -> Arrow | None:

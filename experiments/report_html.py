@@ -6,7 +6,7 @@ import dataclasses
 import html
 from collections.abc import Sequence
 
-from experiments.report_text import GLOSSARY
+from experiments.report_text import GLOSSARY, Number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Cell:
     """One cell: what is shown, what it is sorted by, and whether it is its column's best."""
 
     text: str
-    value: float | None = None
+    value: Number | None = None
     best: bool = False
 
 
@@ -48,14 +48,14 @@ def table(
 
 
 def mark_best(cells: Sequence[Cell]) -> list[Cell]:
-    """The same cells with the largest value marked; several when they tie.
+    """The same cells with the largest value marked: several when they tie, none when all do.
 
     >>> [cell.best for cell in mark_best([Cell("a", 1.0), Cell("–"), Cell("b", 2.0)])]
     [False, False, True]
     """
-    known = [cell.value for cell in cells if cell.value is not None]
-    best = max(known, default=None)
-    marked = best is not None and len(known) > 1
+    values = {cell.value for cell in cells}
+    best = max((value for value in values if value is not None), default=None)
+    marked = best is not None and len(values) > 1
     return [dataclasses.replace(cell, best=marked and cell.value == best) for cell in cells]
 
 

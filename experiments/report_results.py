@@ -7,7 +7,7 @@ from typing import Any
 from experiments.report_data import MAIN_ROUTER, Run
 from experiments.report_finding import covers_zero, percent
 from experiments.report_html import Cell, Column, mark_best, missing, table, terms
-from experiments.report_text import fixed, interval, short
+from experiments.report_text import Number, fixed, interval, short
 
 SAVINGS = ("0.5", "0.9", "1.0")
 NAMES = (Column("arm", text=True), Column("router", text=True))
@@ -19,6 +19,7 @@ def routers(run: Run) -> str:
     title = "<section><h2>Every arm and router</h2>"
     if not rows:
         return title + missing("router results") + "</section>"
+    rows.sort(key=lambda row: -((row[2].get("audc") or {}).get("mean") or 0))
     measures = [_area(rows), _normalised(rows), *(_saving(rows, x) for x in SAVINGS)]
     columns = [Column("AUDC"), Column("normalised AUDC")]
     columns += [Column(f"saving at {x}") for x in SAVINGS]
@@ -40,7 +41,7 @@ def routers(run: Run) -> str:
 def comparisons(run: Run) -> str:
     """Paired differences with their intervals and what they allow to say."""
     title = "<section><h2>Is the difference real?</h2>"
-    known = run.summary.get("comparisons") or []
+    known = sorted(run.summary.get("comparisons") or [], key=_first)
     if not known:
         return title + missing("paired comparisons of arms") + "</section>"
     columns = [Column("arm", text=True), Column("against", text=True), Column("router", text=True)]
@@ -119,6 +120,11 @@ def _percent(entry: dict[str, Any] | None) -> Cell:
     return Cell(f"{percent(entry['mean'], '-')} %{tail}", entry["mean"])
 
 
+def _first(entry: dict[str, Any]) -> tuple[bool, bool]:
+    """FLOPs at equal quality first, then comparisons under the main router."""
+    return entry["metric"] != "flops_at_equal_quality", entry.get("router") != MAIN_ROUTER
+
+
 def _comparison(entry: dict[str, Any]) -> list[Cell]:
     gain = entry.get("difference")
     flops = entry["metric"] == "flops_at_equal_quality"
@@ -149,10 +155,10 @@ def _point(run: Run, point: dict[str, Any]) -> list[Cell]:
     return [*(_number(point.get(name)) for name in names), Cell(shown, share)]
 
 
-def _number(value: float | None) -> Cell:
+def _number(value: Number | None) -> Cell:
     return Cell(fixed(value), value)
 
 
-def _mean(entry: Any) -> float | None:
+def _mean(entry: Any) -> Number | None:
     """A plain number, or the mean of an entry with an interval."""
     return entry.get("mean") if isinstance(entry, dict) else entry

@@ -9,7 +9,7 @@ from typing import Any
 from experiments import report_results as results
 from experiments import report_style as style
 from experiments.report_data import REFERENCES, Run, choose
-from experiments.report_finding import finding
+from experiments.report_finding import finding, rival
 from experiments.report_html import missing, terms
 from experiments.report_text import caption, fixed, plural, short
 
@@ -60,6 +60,7 @@ def head(run: Run) -> str:
     return f"""<header>
 <p class="over">Cascade report · {esc(run.name)}</p>
 <h1 id="finding">{esc(finding(run).text)}</h1>
+{_rival(run)}
 <p class="caption">{esc(caption(run, intervals=False))}</p>
 <dl class="facts">{cells}</dl>
 </header>"""
@@ -201,6 +202,13 @@ def _head_arms(run: Run) -> list[str]:
     return list(dict.fromkeys([run.baseline, style.lead_arm(run)]))
 
 
+def _rival(run: Run) -> str:
+    found = rival(run)
+    if found is None:
+        return ""
+    return f'<p id="rival">Hardest rival router. {esc(found.text)}</p>'
+
+
 def _small_fact(run: Run, arm: str) -> tuple[str, str, str]:
     entry = run.summary["arms"][arm]
     keep, quality = entry.get("keep_rate"), entry.get("small_quality") or {}
@@ -225,7 +233,7 @@ def _buttons(legend: str, kind: str, options: list[tuple[str, str, bool, str]]) 
 
 def _swatch(run: Run, *, arm: str = "", router: str = "") -> str:
     color = f"var(--hue-{style.hue(run, arm)})" if arm else "currentColor"
-    dash = " ".join(map(str, style.router_dash(run, router))) if router else ""
+    dash = " ".join(map(str, style.router_dash(router, run.routers))) if router else ""
     return (
         '<svg width="26" height="8" aria-hidden="true"><line x1="0" y1="4" x2="26" y2="4" '
         f'style="stroke: {color}" stroke-width="2.5" stroke-dasharray="{dash}"/></svg>'

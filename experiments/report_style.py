@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report_data import MAIN_ROUTER, Run
+from experiments.report_text import fixed
 
 INK, QUIET = "#1a1a1a", "#6b6b6b"
 
@@ -22,7 +23,20 @@ the seventh hue are our choice.
 HUES_DARK = ("#4DA6E0", "#F08040", "#22B88E", "#D98FB8", "#F0B030", "#8CCBF2", "#C4608F")
 """The same hues, lighter where a thin line would sink into a dark page; our choice."""
 
-DASHES = ((), (6, 2), (6, 2, 1.5, 2), (3, 1.5), (9, 3), (9, 2, 1.5, 2, 1.5, 2), (1.5, 1.5), (4, 4))
+DASHES: tuple[tuple[float, ...], ...] = (
+    (),
+    (6.0, 2.0),
+    (6.0, 2.0, 1.5, 2.0),
+    (3.0, 1.5),
+    (9.0, 3.0),
+    (9.0, 2.0, 1.5, 2.0, 1.5, 2.0),
+    (1.5, 1.5),
+    (4.0, 4.0),
+    (12.0, 2.0),
+    (3.0, 4.0, 1.0, 4.0),
+    (12.0, 2.0, 3.0, 2.0),
+    (1.0, 3.0),
+)
 """On and off lengths in points, one pattern per router; the first is solid."""
 
 PLOTLY_MARKERS = {"o": "circle", "x": "x", "^": "triangle-up", "s": "square"}
@@ -53,7 +67,7 @@ class Panel:
         """``copy  +0.031``; the task alone when nothing is compared."""
         if self.effect is None:
             return self.task
-        return f"{self.task}  {self.effect:+.3f} AUDC".replace("-", "−")
+        return f"{self.task}  {fixed(self.effect, sign='+')} AUDC"
 
 
 def arm_index(run: Run, arm: str) -> int:
@@ -95,20 +109,19 @@ def hue_variables(hues: Sequence[str]) -> str:
     return " ".join(f"--hue-{i}: {color};" for i, color in enumerate(hues))
 
 
-def plotly_dash(run: Run, router: str) -> str:
+def plotly_dash(router: str, order: Sequence[str]) -> str:
     """The same dash pattern in plotly's words."""
-    return ",".join(f"{1.6 * length:g}px" for length in router_dash(run, router)) or "solid"
+    return ",".join(f"{1.6 * length:g}px" for length in router_dash(router, order)) or "solid"
 
 
-def router_dash(run: Run, router: str) -> tuple[float, ...]:
-    """The dash pattern of a router; Chow-Average is solid."""
-    order = list(dict.fromkeys([MAIN_ROUTER, *run.routers]))
+def router_dash(router: str, order: Sequence[str]) -> tuple[float, ...]:
+    """The dash pattern of a router by its place in ``order``; the first is solid."""
     return DASHES[order.index(router) % len(DASHES)]
 
 
-def line_style(run: Run, arm: str, router: str) -> dict[str, Any]:
-    """Line properties of an arm under a router."""
-    dash = router_dash(run, router)
+def line_style(run: Run, arm: str, router: str, order: Sequence[str]) -> dict[str, Any]:
+    """Line properties of an arm under a router, one of ``order``."""
+    dash = router_dash(router, order)
     return arm_style(run, arm) | ({"dashes": dash} if dash else {})
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from experiments.report_data import Run
 
+Number = float | int
+"""JSON writes 1.0 and 1; both are read."""
+
 PROTOCOLS = {
     "sweep": "sweep (thresholds ranked on the test set)",
     "transfer": "transfer (thresholds chosen on validation)",
@@ -59,16 +62,19 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def fixed(value: float | None, digits: int = 3) -> str:
-    """A number with a true minus sign; a dash when there is none.
+def fixed(value: Number | None, digits: int = 3, sign: str = "-") -> str:
+    """A number with a true minus sign; no sign on zero; a dash when there is none.
 
-    >>> fixed(-0.1234), fixed(None)
-    ('−0.123', '–')
+    >>> fixed(-0.1234), fixed(None), fixed(-1e-9), fixed(0.5, 1, sign="+")
+    ('−0.123', '–', '0.000', '+0.5')
     """
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    if value is None:
+        return "–"
+    text = f"{value:{sign}.{digits}f}"
+    return text.replace("-", "−") if float(text) else text.lstrip("+-")
 
 
-def short(value: float | None) -> str:
+def short(value: Number | None) -> str:
     """A large count in engineering notation.
 
     >>> short(2.4e7), short(9400), short(None)

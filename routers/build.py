@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 import pkgutil
-import typing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from routers.base import Router
 from routers.errors import InputError, did_you_mean
+from routers.fields import replace_fields
 
 ZOO = Path(__file__).with_name("zoo")
 
@@ -43,21 +42,7 @@ def build(spec: str) -> Router:
     ChowQuantile(alpha=0.1)
     """
     name, _, rest = spec.partition(":")
-    cls = router_class(name)
-    types = typing.get_type_hints(cls)
-    known = hyper_parameters(cls)
-    values: dict[str, Any] = {}
-    for part in rest.split(",") if rest else []:
-        field, equals, text = part.partition("=")
-        if not equals:
-            raise InputError(f"router {spec!r}: {part!r} is not field=value; write {name}:f=v,g=w")
-        if field not in known:
-            hint = did_you_mean(field, known) if known else "it has no fields"
-            raise InputError(f"router {spec!r}: {name} has no field {field!r}; {hint}")
-        if field in values:
-            raise InputError(f"router {spec!r}: field {field!r} is given twice; keep one")
-        values[field] = _parse(text, types[field], f"router {spec!r}: {field}")
-    return cls(**values)
+    return replace_fields(router_class(name)(), rest)
 
 
 def describe(name: str) -> Description:
@@ -86,25 +71,3 @@ def router_class(name: str) -> type[Router]:
 def hyper_parameters(cls: type[Router]) -> list[str]:
     """The fields a user may set: all but the fitted ones, which end in ``_``."""
     return [f.name for f in dataclasses.fields(cls) if not f.name.endswith("_")]  # type: ignore[arg-type]
-
-
-def _parse(text: str, kind: Any, where: str) -> Any:
-    """A value of an int, float, bool, str or Literal field from its text."""
-    if typing.get_origin(kind) is typing.Literal:
-        choices = {str(choice): choice for choice in typing.get_args(kind)}
-        if text not in choices:
-            raise InputError(f"{where} cannot be {text!r}; {did_you_mean(text, list(choices))}")
-        return choices[text]
-    if kind is bool:
-        if text not in ("true", "false"):
-            raise InputError(f"{where} cannot be {text!r}; write true or false")
-        return text == "true"
-    try:
-        value = kind(text)
-    except ValueError:
-        raise InputError(
-            f"{where} cannot be {text!r}; give a value of type {kind.__name__}"
-        ) from None
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{where} cannot be {text!r}; give a finite number")
-    return value

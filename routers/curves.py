@@ -114,17 +114,15 @@ def rank(
     order = np.argsort(score)[::-1].copy()
     score_sorted = score[order]
     end = np.flatnonzero(np.append(score_sorted[1:] != score_sorted[:-1], True)) + 1
-    small, large, gain = (
-        np.asarray(a, np.float64)
-        for a in (outcomes.flops_small, outcomes.flops_large, outcomes.gain.astype(np.float64))
-    )
+    small = np.asarray(outcomes.flops_small, np.float64)
+    large = np.asarray(outcomes.flops_large, np.float64)
     router = np.zeros(len(score)) if router_flops is None else np.asarray(router_flops, np.float64)
     step = large if stage == "response" else large - small
     return Ranked(
         order=order,
         end=end,
         threshold=score_sorted[end - 1],
-        gain_sorted=gain[order],
+        gain_sorted=oracle_score(outcomes)[order],
         step_sorted=step[order],
         quality_small=np.asarray(outcomes.quality_small, np.float64),
         kept_cost=small + router,
@@ -156,7 +154,8 @@ def deferral_curve(
 
 def oracle_score(outcomes: Outcomes) -> Float[np.ndarray, " N"]:
     """The best possible ranking: by quality gained, ``q_L - q_S``."""
-    return outcomes.gain.astype(np.float64)
+    large = np.asarray(outcomes.quality_large, np.float64)
+    return large - np.asarray(outcomes.quality_small, np.float64)
 
 
 def check_score(score: Shaped[np.ndarray, "*any"], queries: int, name: str) -> None:

@@ -91,6 +91,8 @@ def evaluate(
     small, large = small_and_large(records, small, large)
     if fit_split == test_split:
         raise InputError(f"fit and test split are both '{fit_split}'; choose two different splits")
+    if bootstrap < 0:
+        raise InputError(f"bootstrap={bootstrap}; give the number of resamples, 0 for no intervals")
     is_flops = records.cost_unit == "flops"
     test = Split(*pair(records, small, large, test_split), is_flops)
     fit = None

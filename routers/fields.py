@@ -27,13 +27,13 @@ def replace_fields(base: T, changes: str) -> T:
     hints = {name: hint for name, hint in get_type_hints(kind).items() if name[-1] != "_"}
     known = [f.name for f in dataclasses.fields(base) if f.name in hints]  # type: ignore[arg-type]
     values = {}
-    for change in filter(None, changes.split(",")):
+    for change in changes.split(",") if changes else []:
         name, equals, text = change.partition("=")
+        if not equals:
+            raise InputError(f"{kind.__name__}: '{change}' is not field=value; write f=v,g=w")
         if name not in known:
             options = did_you_mean(name, known) if known else "it has none"
             raise InputError(f"{kind.__name__} has no field '{name}'; {options}")
-        if not equals:
-            raise InputError(f"{kind.__name__}: '{change}' is not field=value; write {name}=...")
         if name in values:
             raise InputError(f"{kind.__name__}: field '{name}' is given twice; keep one")
         values[name] = read(text, hints[name], f"{kind.__name__}.{name}")

@@ -14,19 +14,26 @@ BUCKETS = 10
 VALIDATION_BUCKET, TEST_BUCKET = 8, 9  # 0-7 are train
 
 
-def bucket(text: str) -> int:
-    """One of 10 buckets, by BLAKE2b of the text.
+def buckets(texts: list[str]) -> list[int]:
+    """One of 10 buckets for each text, by BLAKE2b of its UTF-8 bytes.
 
-    >>> bucket("copy abc"), bucket("copy abd")
-    (0, 5)
+    >>> buckets(["copy abc", "copy abd"])
+    [0, 5]
     """
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % BUCKETS
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return [int.from_bytes(digest, "little") % BUCKETS for digest in digests]
 
 
-def split_of(text: str) -> str:
-    """train (80 %), validation (10 %) or test (10 %): the split this text belongs to."""
-    return {VALIDATION_BUCKET: "validation", TEST_BUCKET: "test"}.get(bucket(text), "train")
+def of_split(texts: list[str], split: str) -> list[str]:
+    """The texts that belong to that split: train 80 %, validation 10 %, test 10 % of all texts.
+
+    >>> of_split(["copy abc", "copy abd"], "train")
+    ['copy abc', 'copy abd']
+    """
+    number = {"validation": VALIDATION_BUCKET, "test": TEST_BUCKET}.get(split)
+    held_out = (VALIDATION_BUCKET, TEST_BUCKET)
+    pairs = zip(texts, buckets(texts), strict=True)
+    return [t for t, b in pairs if (b == number if number is not None else b not in held_out)]
 
 
 def complete(splits: dict[str, list[Example]]) -> tuple[dict[str, list[Example]], list[str]]:
@@ -40,8 +47,9 @@ def complete(splits: dict[str, list[Example]]) -> tuple[dict[str, list[Example]]
     for split, number in (("validation", VALIDATION_BUCKET), ("test", TEST_BUCKET)):
         if not full[split]:
             train = full["train"]
-            full[split] = [e for e in train if bucket(_key(e)) == number]
-            full["train"] = [e for e in train if bucket(_key(e)) != number]
+            chosen = [b == number for b in buckets([_key(e) for e in train])]
+            full[split] = [e for e, take in zip(train, chosen, strict=True) if take]
+            full["train"] = [e for e, take in zip(train, chosen, strict=True) if not take]
             notes.append(
                 f"{split}: absent, so {len(full[split]):,} of {len(train):,} train examples "
                 "became it (by a hash of the prompt)"

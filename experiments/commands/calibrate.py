@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from experiments.commandline import parse, print_json
 from routers.errors import InputError
+
+Split = Literal["train", "validation", "test"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Calibrate:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]  # the policy file, ending in .json
     small: str | None = None  # the smaller model's name; needed when there are more than two
     large: str | None = None  # the larger model's name
-    fit_split: str = "validation"  # the split to fit and choose on
+    fit_split: Split = "validation"  # the split to fit and choose on
     json: bool = False  # print one JSON object instead of a line
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from experiments.commandline import parse, print_json
 from experiments.rundir import write_json
 from experiments.table import print_evaluation
+from routers.errors import InputError
+
+Split = Literal["train", "validation", "test"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Evaluate:
     router: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # NAME[:field=value,...]; repeatable
     small: str | None = None  # the smaller model's name; needed when there are more than two
     large: str | None = None  # the larger model's name
-    fit_split: str = "validation"  # learned routers and thresholds are fitted here
-    test_split: str = "test"  # and judged here
+    fit_split: Split = "validation"  # learned routers and thresholds are fitted here
+    test_split: Split = "test"  # and judged here
     bootstrap: int = 1_000  # paired resamples of the queries for the intervals
     by_task: bool = False  # also per task, and their macro average
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None  # folder for curves and JSON
@@ -38,6 +41,8 @@ class Evaluate:
 def main(arguments: Sequence[str]) -> None:
     """`cascade evaluate RECORDS... [--router NAME[:field=value,...]]...`."""
     options = parse(Evaluate, arguments, "cascade evaluate")
+    if options.out and options.out.exists() and not options.out.is_dir():
+        raise InputError(f"{options.out}: a file; -o takes a folder")
     from routers.build import build
     from routers.evaluate import evaluate, write_curves
     from routers.records import read

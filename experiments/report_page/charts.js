@@ -10,7 +10,7 @@ let printing = false;
 /* Plotly reads a little HTML and %{...} in its texts; a name must mean only itself. */
 const plain = (text) =>
   String(text).replace(/[&<>"'%]/g, (c) => `&#${c.charCodeAt(0)};`);
-const minus = (text) => text.replace("-", "−");
+const minus = (text) => text.replace("-", Number(text) === 0 ? "" : "−");
 const fixed = (value, digits) => (value == null ? "–" : minus(value.toFixed(digits)));
 const percent = (value) => `${fixed(100 * value, 1)} %`;
 function short(value) {

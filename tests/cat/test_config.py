@@ -95,7 +95,14 @@ def test_fingerprint_of_arrays_sees_value_shape_and_type():
     base = np.arange(6, dtype=np.int32).reshape(2, 3)
     one = base.copy()
     one[1, 2] = 7
-    different = [base, one, base.T, base.reshape(3, 2), base.astype(np.int64), base.view(np.float32)]
+    different = [
+        base,
+        one,
+        base.T,
+        base.reshape(3, 2),
+        base.astype(np.int64),
+        base.view(np.float32),
+    ]
     prints = [fingerprint(array) for array in different]
     assert len(set(prints)) == len(prints)
     assert fingerprint(base.T) == fingerprint(np.ascontiguousarray(base.T))

@@ -112,7 +112,9 @@ def test_types_and_width(rows, examples, tokenizer):
     assert tokenize(examples, tokenizer, CONFIG, pad_multiple=32).tokens.shape[1] == 32
 
 
-@pytest.mark.parametrize(("prompt", "response", "kept"), [(5, 3, 1), (4, 3, 0), (5, 2, 0), (9, 9, 1)])
+@pytest.mark.parametrize(
+    ("prompt", "response", "kept"), [(5, 3, 1), (4, 3, 0), (5, 2, 0), (9, 9, 1)]
+)
 def test_limits_count_bos_sep_and_eos(prompt, response, kept):
     """'abc' is 5 prompt tokens with bos and sep; 'de' is 3 response tokens with eos."""
     tokenizer = train("characters", ["abcde"])

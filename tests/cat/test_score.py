@@ -72,12 +72,13 @@ def test_survives_the_checks_of_records_and_a_round_trip(table, tmp_path):
     assert read([tmp_path / "small.parquet"]).table.equals(table)
 
 
-def test_own_columns_equal_generation_one_prompt_at_a_time(model, table):
-    for row, prompt in enumerate(prompts_and_references()[0]):
-        out = generate_all(model, [prompt], max_new=5, eos_id=TOKENIZER.eos, topk=3, batch_size=1)
-        n = int(out.lengths[0])
+def test_own_columns_equal_generation(model, table):
+    prompts = prompts_and_references()[0]
+    out = generate_all(model, prompts, max_new=5, eos_id=TOKENIZER.eos, topk=3, batch_size=2)
+    for row, prompt in enumerate(prompts):
+        n = int(out.lengths[row])
         got = {name: table[name][row].as_py() for name in table.column_names}
-        assert got["response"] == TOKENIZER.decode(out.tokens[0, :n])
+        assert got["response"] == TOKENIZER.decode(out.tokens[row, :n])
         assert (got["prompt_tokens"], got["response_tokens"]) == (len(prompt), n)
         assert got["flops"] == float(forward_flops(CONFIG, len(prompt), n))
         for name, values in (
@@ -85,35 +86,35 @@ def test_own_columns_equal_generation_one_prompt_at_a_time(model, table):
             ("token_entropy", out.statistics.entropy),
             ("topk_logprob", out.statistics.topk_logprob),
         ):
-            np.testing.assert_allclose(got[name], values[0, :n], rtol=0, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(got[name], values[row, :n], rtol=0, atol=1e-5, err_msg=name)
         for name in ("prompt_embedding", "response_embedding"):
-            np.testing.assert_allclose(got[name], getattr(out, name)[0], rtol=0, atol=1e-5)
+            np.testing.assert_allclose(got[name], getattr(out, name)[row], rtol=0, atol=1e-5)
 
 
 def test_forced_columns_cover_the_reference_and_its_end(model, table):
     prompts, references = prompts_and_references()
-    for row, (prompt, reference) in enumerate(zip(prompts, references, strict=True)):
-        given = forced_all(model, [prompt], [reference], topk=3, batch_size=1)
+    given = forced_all(model, prompts, references, topk=3, batch_size=2)
+    for row, reference in enumerate(references):
         n = len(reference)
-        assert table["forced_hit"][row].as_py() == given.hit[0, :n].tolist()
+        assert table["forced_hit"][row].as_py() == given.hit[row, :n].tolist()
         for name, values in (
             ("forced_logprob", given.statistics.logprob),
             ("forced_topk_logprob", given.statistics.topk_logprob),
         ):
             got = table[name][row].as_py()
-            np.testing.assert_allclose(got, values[0, :n], rtol=0, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(got, values[row, :n], rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_quality_is_that_of_the_decoded_response(model, table):
-    """Whatever the model answers becomes the reference: quality 1; anything else: 0."""
-    assert set(table["quality"].to_pylist()) == {0.0}
+    """Whatever the model answers becomes the reference: quality 1; with more text: 0."""
     answers = table["response"].to_pylist()
+    targets = [answers[0], answers[1] + " b", answers[2], answers[3] + " b"]
     easy = [
-        dataclasses.replace(e, target=a, references=())
-        for e, a in zip(EXAMPLES, answers, strict=True)
+        dataclasses.replace(e, target=t, references=())
+        for e, t in zip(EXAMPLES, targets, strict=True)
     ]
     again = score(model, CONFIG, easy, TOKENIZER, **HOW)
-    assert set(again["quality"].to_pylist()) == {1.0}
+    assert again["quality"].to_pylist() == [1.0, 0.0, 1.0, 0.0]
     assert again["response"].to_pylist() == answers
 
 

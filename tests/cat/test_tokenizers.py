@@ -125,7 +125,9 @@ def test_loaded_special_tokens_may_have_other_ids(tmp_path):
     import tokenizers
     from tokenizers import models, pre_tokenizers, processors
 
-    backend = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1, "<unk>": 2}, unk_token="<unk>"))
+    backend = tokenizers.Tokenizer(
+        models.WordLevel({"a": 0, "b": 1, "<unk>": 2}, unk_token="<unk>")
+    )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens(list(SPECIALS))
     backend.post_processor = processors.TemplateProcessing(
@@ -178,10 +180,3 @@ def test_a_published_tokenizer_without_our_tokens_is_refused(shared_data):
     path = shared_data / "weights" / "tinystories656K" / "tokenizer.json"
     with pytest.raises(InputError, match="lacks the special tokens <pad> <bos> <eos> <sep>"):
         load(path)
-
-
-def test_a_tokenizer_is_frozen():
-    with pytest.raises(AttributeError):
-        train("bytes", []).pad = 9
-
-

@@ -15,7 +15,7 @@ import numpy as np
 ARMS = {"xent": (0.0, 0.50), "cat_xent": (0.6, 0.53), "random_mask": (0.1, 0.48)}
 """How far hopeless queries are pushed down, and the difficulty the small model manages."""
 
-ROUTERS = {"chow_average": 1.0, "chow_sum": 1.5, "post_hoc:learner=mlp": 0.8}
+ROUTERS = {"chow_sum": 1.5, "chow_average": 1.0, "post_hoc:learner=mlp": 0.8}
 TASKS = ("copy", "reverse", "add")
 SMALL_FLOPS, LARGE_FLOPS = 1.2e6, 2.4e7
 EQUAL_QUALITY = 0.72
@@ -65,19 +65,19 @@ def write(folder: Path, summary: dict) -> None:
 
 def curve(small_N: np.ndarray, large_N: np.ndarray, score_N: np.ndarray) -> dict[str, np.ndarray]:
     """Deferral curve on the grid; ties are joined by straight lines."""
-    levels = np.unique(score_N)[::-1]
-    sent = [score_N >= level for level in levels]
-    rate = np.array([0.0, *(s.mean() for s in sent)])
-    quality = np.array([small_N.mean(), *(np.where(s, large_N, small_N).mean() for s in sent)])
+    levels, group_N, count = np.unique(-score_N, return_inverse=True, return_counts=True)
+    levels = -levels  # descending
+    gain = np.bincount(group_N, weights=large_N - small_N)
+    rate = np.append(0.0, np.cumsum(count)) / len(score_N)
+    quality = small_N.mean() + np.append(0.0, np.cumsum(gain)) / len(score_N)
     quality_K = np.interp(RATES, rate, quality)
-    last = int(np.searchsorted(rate, 0.005))
     return {
         "deferral_rate": RATES,
         "quality": quality_K,
         "quality_lo": quality_K - 0.02,
         "quality_hi": quality_K + 0.02,
         "flops": SMALL_FLOPS + RATES * LARGE_FLOPS,
-        "threshold": np.interp(RATES, rate, np.array([levels[max(last - 1, 0)], *levels])),
+        "threshold": np.interp(RATES, rate, np.append(levels[0], levels)),
     }
 
 

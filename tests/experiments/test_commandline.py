@@ -1,8 +1,10 @@
 """What tyro refuses becomes one line, at every terminal width and in either drawing set."""
 
 import dataclasses
+import io
 import json
 import os
+import sys
 from typing import Literal
 
 import pytest
@@ -37,7 +39,9 @@ def refused(*arguments: str) -> str:
 
 
 def test_values_reach_the_dataclass():
-    parsed = parse(Verb, ["--steps", "5", "--inner.learning-rate", "1e-3", "--names", "x", "y"], "p")
+    parsed = parse(
+        Verb, ["--steps", "5", "--inner.learning-rate", "1e-3", "--names", "x", "y"], "p"
+    )
     assert parsed == Verb(Inner(learning_rate=1e-3), 5, ("x", "y"))
 
 
@@ -64,6 +68,29 @@ def test_the_whole_message_on_one_line(monkeypatch, columns, arguments, message)
     monkeypatch.setenv("COLUMNS", columns)
     assert refused(*arguments) == f"{message}; see 'cascade verb --help'"
     assert os.environ["COLUMNS"] == columns
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_encoding_of_stdout_does_not_matter(monkeypatch, encoding):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    said = [refused("--stepz", "3"), refused("--steps", "many"), refused("word")]
+    monkeypatch.undo()
+    assert said[0].startswith("Unrecognized options: --stepz, 3; did you mean --steps?; see")
+    assert said[1].startswith("Error parsing --steps: invalid literal for int()")
+    assert said[2] == "Unrecognized options: word; see 'cascade verb --help'"
+
+
+def test_missing_options_are_named():
+    @dataclasses.dataclass(frozen=True)
+    class Needs:
+        """Two options without a default."""
+
+        rate: float  # of something
+        out: str
+
+    with pytest.raises(InputError, match="Missing from p: --rate FLOAT; --out STR; see"):
+        parse(Needs, [], "p")
 
 
 def test_a_bad_value_names_option_and_value():
@@ -99,14 +126,28 @@ def test_help_goes_to_stdout_and_leaves_with_zero(capsys):
 @pytest.mark.parametrize(
     ("box", "line"),
     [
-        ("╭─ Value error ─╮\n│ Error parsing --x: bad │\n│ ──── │\n│ more │\n╰──╯\n", "Error parsing --x: bad"),
-        ("+- Value error -+\n| Error parsing --x: bad |\n| ---- |\n| more |\n+--+\n", "Error parsing --x: bad"),
+        ("╭─ V ─╮\n│ Error parsing --x: bad │\n│ ── │\n│ more │\n╰──╯\n", "Error parsing --x: bad"),
         (
-            "╭─ U ─╮\n│ Unrecognized options: --stes │\n│ ─── │\n│ Perhaps you meant: │\n"
-            "│     --seed INT │\n│     --steps, -s INT │\n╰──╯",
+            " V   \n --- \n  Error parsing --x: bad  \n  ---\n  more\n   \n",
+            "Error parsing --x: bad",
+        ),
+        (
+            " U \n --- \n  Unrecognized options: --stes \n  ---\n  Perhaps you meant: \n"
+            "      --seed INT\n          of it\n      --steps INT\n  ---\n  see\n  \n",
             "Unrecognized options: --stes; did you mean --steps?",
         ),
+        (
+            "╭─ U ─╮\n│ Unrecognized options: --stes │\n│ ─── │\n│ Perhaps you meant: │\n"
+            "│     --seed INT │\n│         --help │\n│     --steps INT │\n│ ── │\n│ see │\n╰──╯",
+            "Unrecognized options: --stes; did you mean --steps?",
+        ),
+        (
+            "╭─ R ─╮\n│ Missing from x: │\n│     --rate FLOAT │\n│         of it │\n"
+            "│     -o, --out PATH │\n│ ── │\n│ For full helptext, run: │\n│     x --help │\n╰──╯",
+            "Missing from x: --rate FLOAT; -o, --out PATH",
+        ),
         ("", "bad command line"),
+        ("Traceback", "bad command line"),
     ],
 )
 def test_boxes_in_both_drawing_sets(box, line):
@@ -123,5 +164,5 @@ def test_json_is_readable_and_has_no_nan(capsys):
 
 def test_existing_returns_the_path_or_names_it(tmp_path):
     assert existing(tmp_path, "folder") == tmp_path
-    with pytest.raises(InputError, match="gone.parquet: no such file; check the path"):
+    with pytest.raises(InputError, match=r"gone\.parquet: no such file; check the path"):
         existing(tmp_path / "gone.parquet", "file")

@@ -50,7 +50,10 @@ def test_names_import_nothing(tmp_path, monkeypatch):
         ("x = 1\n", "has no attribute 'config'"),
         ("import nonsense_that_is_not_there\n", "ModuleNotFoundError"),
         ("from cat.config import Config\ndef config():\n    return Config(stps=3)\n", "'stps'"),
-        ("def config():\n    return {'name': 'x'}\n", "config() returned dict; return a cat.config"),
+        (
+            "def config():\n    return {'name': 'x'}\n",
+            "config() returned dict; return a cat.config",
+        ),
         ("def config():\n    return name\n", "NameError"),
     ],
 )

@@ -86,7 +86,12 @@ def test_data_is_short_for_a_jsonl_file(written):
 
 
 def test_only_data_itself_is_expanded():
-    assert _expand(["--data.seed", "1", "--database", "x"]) == ["--data.seed", "1", "--database", "x"]
+    assert _expand(["--data.seed", "1", "--database", "x"]) == [
+        "--data.seed",
+        "1",
+        "--database",
+        "x",
+    ]
     assert _expand(["a", "--data", "--data", "b"]) == [
         *("a", "--data.task", "jsonl", "--data.path", "--data", "b")
     ]
@@ -116,7 +121,7 @@ def test_help_of_a_configuration_lists_its_values(capsys):
     ("arguments", "says"),
     [
         ([], "cascade run needs CONFIG or RUN"),
-        (["dmo"], "unknown configuration 'dmo'; did you mean 'demo'? Known: demo"),
+        (["dmo"], "unknown configuration 'dmo'; did you mean 'demo'? Known: "),
         (["nowhere/mine.py"], "nowhere/mine.py: no such file"),
         (["."], ".: not a run directory (no config.json)"),
         (["demo", "--small.wdth", "3"], "--small.wdth, 3; did you mean --small.width?"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.report_data import read
-from experiments.report_finding import finding, percent
+from experiments.report_finding import finding, percent, rival
 
 FLOPS = {
     "arm": "cat_xent",
@@ -31,7 +31,8 @@ def test_a_saving_is_stated_with_its_interval_and_quality(run):
     found = finding(compared(run, row))
     assert found.real
     assert found.text == (
-        "cat_xent needs 23 % [5.1,\u00a034] fewer FLOPs than xent at equal quality (0.720)."
+        "cat_xent with chow_average needs 23 % [5.1,\u00a034] fewer FLOPs "
+        "than xent at equal quality (0.720)."
     )
     assert found.arrow.label == "−23 % FLOPs [−34, −5.1]"
 
@@ -45,7 +46,9 @@ def test_a_loss_is_stated_as_plainly_as_a_gain(run):
 @pytest.mark.parametrize("span", [[-0.3, 0.1], [0.0, 0.2], [-0.2, 0.0]])
 def test_an_interval_that_covers_zero_is_no_finding(run, span):
     found = finding(compared(run, FLOPS | {"difference": -0.1, "ci": span}))
-    assert found.text.startswith("No difference found: the 95 % interval of cat_xent against xent")
+    assert found.text.startswith(
+        "No difference found: the 95 % interval of cat_xent with chow_average against xent"
+    )
     assert found.text.endswith("covers zero.")
     assert (found.real, found.arrow) == (False, None)
 
@@ -68,7 +71,10 @@ def test_no_arrow_where_a_curve_never_gets_there_or_is_not_drawn(run):
 
 def test_areas_speak_when_no_flops_are_compared(run):
     found = finding(compared(run, AREA | {"difference": -0.0214, "ci": [-0.03, -0.01]}))
-    assert found.text == "cat_xent has a 0.021 [0.010,\u00a00.030] lower AUDC than xent."
+    assert (
+        found.text
+        == "cat_xent with chow_average has a 0.021 [0.010,\u00a00.030] lower AUDC than xent."
+    )
     assert found.real
     assert found.arrow is None
     quiet = finding(compared(run, AREA | {"difference": 0.01, "ci": [-0.01, 0.03]}))
@@ -97,12 +103,29 @@ def test_two_routers_are_both_named(run):
     assert text.endswith("than xent with post_hoc.")
 
 
+def test_the_rival_is_the_hardest_other_router_won_or_lost(run):
+    def against(router, difference):
+        span = [difference - 0.01, difference + 0.01]
+        return AREA | {"against_router": router, "difference": difference, "ci": span}
+
+    assert rival(compared(run, AREA | {"difference": 0.2, "ci": [0.1, 0.3]})) is None
+    lost = rival(compared(run, against("mlp", 0.05), against("booster", -0.02)))
+    assert lost.text == (
+        "cat_xent with chow_average has a 0.020 [0.010,\u00a00.030] lower AUDC "
+        "than xent with booster."
+    )
+    tied = rival(compared(run, against("mlp", 0.05), against("booster", 0.005)))
+    assert tied.text.startswith("No difference found")
+    assert "against xent with booster" in tied.text
+    assert not tied.real
+
+
 def test_no_comparison_is_said_to_be_none(run):
     assert finding(compared(run)).text == "No paired comparison of arms was made in this run."
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(-0.0994, "−9.9"), (0.0996, "+10"), (0.0, "+0.0"), (-1.5, "−150")]
+    ("value", "shown"), [(-0.0994, "−9.9"), (0.0996, "+10"), (0.0, "0.0"), (-1.5, "−150")]
 )
 def test_percent_keeps_two_figures_and_a_true_minus(value, shown):
     assert percent(value) == shown

@@ -194,7 +194,7 @@ def test_a_broken_configuration_file_is_named(run):
     run.claim(Config())
     path = run.folder / "config.json"
     path.write_text(path.read_text()[:50])
-    with pytest.raises(InputError, match="config.json: not JSON"):
+    with pytest.raises(InputError, match=r"config\.json: not JSON"):
         run.open(Config(), redo=False)
 
 

@@ -124,18 +124,21 @@ PLANTED_AREA = 0.5 + 0.9 / 2 - 1 / 6
 
 
 def test_the_interval_covers_the_truth():
-    """300 data sets of 150 queries: 95 % intervals hold the true area in 95 % of them.
+    """120 data sets of 150 queries: 95 % intervals hold the true area in 95 % of them.
 
-    Standard error of a coverage of .95 over 300 sets is .0126; the bounds are 3 of them.
+    Standard error of a coverage of .95 over 120 sets is .020; the floor is 2.7 of them;
+    intervals that hold it in every set would be too wide.
     """
     rng = np.random.default_rng(0)
     covered = 0
-    for k in range(300):
+    for k in range(120):
         score, outcomes = planted(150, rng)
-        drawn = replicates({"r": rank(score, outcomes)}, {"audc": metrics.audc}, resamples=99, seed=k)
+        drawn = replicates(
+            {"r": rank(score, outcomes)}, {"audc": metrics.audc}, resamples=39, seed=k
+        )
         low, high = interval(drawn["r"]["audc"])
         covered += low <= PLANTED_AREA <= high
-    assert 0.912 <= covered / 300 <= 0.988
+    assert 0.895 <= covered / 120 <= 0.995
 
 
 def arms(seeds, queries, effect, rng, spread=0.0):
@@ -180,7 +183,9 @@ def test_difference_of_equal_arms_is_nothing():
 def test_difference_means_over_seeds_and_sees_a_real_effect():
     ours, theirs = arms(4, 300, 1.0, np.random.default_rng(1), spread=0.05)
     found = hierarchical_difference(ours, theirs, resamples=100)
-    each = [metrics.audc(a.curve()) - metrics.audc(b.curve()) for a, b in zip(ours, theirs, strict=True)]
+    each = [
+        metrics.audc(a.curve()) - metrics.audc(b.curve()) for a, b in zip(ours, theirs, strict=True)
+    ]
     assert found.per_seed == pytest.approx(each, abs=1e-12)
     assert found.value == pytest.approx(np.mean(each), abs=1e-12)
     assert found.low <= found.value <= found.high
@@ -201,17 +206,17 @@ def test_seeds_widen_the_interval():
 
 
 def test_interval_over_seeds_and_queries_covers_the_truth():
-    """60 sets of 8 seeds x 100 queries; the percentile interval over 8 seeds is a little
-    narrow (a factor .94), so nominal .95 is about .93; the floor is 3 standard errors below."""
+    """30 sets of 5 seeds x 60 queries; the percentile interval over 5 seeds is a little
+    narrow (a factor .89), so nominal .95 is about .92; the floor is 3 standard errors below."""
     rng = np.random.default_rng(0)
     covered = 0
-    for k in range(60):
-        confidence, outcomes = planted(100, rng)
-        base = [rank(confidence + 0.3 * rng.normal(size=100), outcomes) for _ in range(8)]
-        arm = [rank(confidence + 0.3 * rng.normal(size=100), outcomes) for _ in range(8)]
-        found = hierarchical_difference(arm, base, resamples=60, seed=k)  # true difference 0
+    for k in range(30):
+        confidence, outcomes = planted(60, rng)
+        base = [rank(confidence + 0.3 * rng.normal(size=60), outcomes) for _ in range(5)]
+        arm = [rank(confidence + 0.3 * rng.normal(size=60), outcomes) for _ in range(5)]
+        found = hierarchical_difference(arm, base, resamples=39, seed=k)  # true difference 0
         covered += found.low <= 0 <= found.high
-    assert covered / 60 >= 0.83
+    assert covered / 30 >= 0.77
 
 
 def test_relative_flops_at_equal_quality():

@@ -55,13 +55,13 @@ def test_several_fields():
         ("../secrets", "no router"),
         ("chow_quantile:alfa=1", "did you mean 'alpha'"),
         ("chow_quantile:alpha", "'alpha' is not field=value"),
-        ("chow_quantile:alpha=x", "give a value of type float"),
+        ("chow_quantile:alpha=x", "not float"),
         ("chow_quantile:alpha=nan", "finite"),
         ("chow_quantile:alpha=1.5", r"in \[0, 1\]"),
         ("chow_quantile:alpha=0.1,alpha=0.2", "twice"),
         ("chow_quantile:alpha=0.1,", "is not field=value"),
-        ("chow_sum:alpha=1", "it has no fields"),
-        ("random:seed=1.5", "type int"),
+        ("chow_sum:alpha=1", "it has none"),
+        ("random:seed=1.5", "not int"),
         ("entropy:reduce=maxx", "did you mean 'max'"),
         ("post_hoc:weights_=1", "no field 'weights_'"),
         ("edge_inference:coverage=2", "fraction"),
@@ -74,13 +74,6 @@ def test_every_mistake_is_one_line_that_says_what_to_do(spec, says):
     with pytest.raises(InputError, match=says) as caught:
         build(spec)
     assert "\n" not in str(caught.value)
-
-
-def test_booleans_are_true_or_false():
-    assert building._parse("true", bool, "x") is True
-    assert building._parse("false", bool, "x") is False
-    with pytest.raises(InputError, match="write true or false"):
-        building._parse("yes", bool, "x")
 
 
 def test_describe():

@@ -137,14 +137,12 @@ def test_weights_repeat_queries():
 
 
 def test_narrow_types_lose_nothing():
-    """float32 quality and bool labels are summed in float64."""
-    wide = make.outcomes(1000)
-    narrow = Outcomes(
-        wide.quality_small.astype(np.float32),
-        wide.quality_large.astype(np.float32),
-        wide.flops_small,
-        wide.flops_large,
-    )
+    """float32 qualities are subtracted and summed in float64."""
+    graded = make.outcomes(1000, graded=True)
+    small, large = (q.astype(np.float32) for q in (graded.quality_small, graded.quality_large))
+    costs = (graded.flops_small, graded.flops_large)
+    narrow = Outcomes(small, large, *costs)
+    wide = Outcomes(small.astype(np.float64), large.astype(np.float64), *costs)
     score = make.tied_score(1000)
     a, b = (deferral_curve(score, o) for o in (wide, narrow))
     np.testing.assert_array_equal(a.quality, b.quality)

@@ -82,5 +82,5 @@ def test_a_class_without_fields():
 
 
 def test_read_says_where():
-    with pytest.raises(InputError, match="data.size=big: not int; give a number"):
+    with pytest.raises(InputError, match=r"data\.size=big: not int; give a number"):
         read("big", int, "data.size")

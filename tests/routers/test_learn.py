@@ -91,16 +91,17 @@ def test_a_diverging_run_falls_back_on_its_best_weights(coin):
 
 
 def test_the_epoch_with_the_least_held_out_loss_is_kept():
-    # Noise labels: what is learned later only hurts the held-out rows, so training on without
-    # stopping must return the very same weights as stopping early.
+    # Noise labels: what is learned later only hurts the held-out rows, so stopping early, or
+    # training on for 100 or 200 epochs, must return the very same weights.
     rng = np.random.default_rng(0)
     features, label = rng.normal(size=(60, 20)), rng.integers(0, 2, 60).astype(np.float64)
-    short, long = (
-        learn.train(features, label, Recipe(hidden=(8,), patience=patience, batch_size=16))
-        for patience in (5, 200)
+    early, hundred, whole = (
+        learn.train(features, label, Recipe((8,), epochs=epochs, patience=patience, batch_size=16))
+        for epochs, patience in ((200, 5), (100, 200), (200, 200))
     )
-    for name in short:
-        np.testing.assert_allclose(short[name], long[name], rtol=1e-6, atol=1e-7)
+    for name in whole:
+        np.testing.assert_allclose(early[name], whole[name], rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(hundred[name], whole[name], rtol=1e-6, atol=1e-7)
 
 
 def test_too_few_rows_give_a_constant_without_training(monkeypatch):

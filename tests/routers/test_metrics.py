@@ -112,7 +112,9 @@ def test_the_last_point_always_counts_as_the_large_model():
 
 def test_aucfc_equals_audc_at_constant_cost():
     outcomes = make.outcomes(60)
-    flat = Outcomes(outcomes.quality_small, outcomes.quality_large, np.full(60, 2.0), np.full(60, 7))
+    flat = Outcomes(
+        outcomes.quality_small, outcomes.quality_large, np.full(60, 2.0), np.full(60, 7)
+    )
     curve = deferral_curve(make.tied_score(60), flat)
     assert metrics.aucfc(curve) == pytest.approx(metrics.audc(curve), **CLOSE)
 

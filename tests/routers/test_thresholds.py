@@ -22,7 +22,7 @@ def every(score):
 
 
 @pytest.mark.parametrize("levels", [1, 3, 7, 10_000])
-@pytest.mark.parametrize("rate", [0, 0.1, 0.3, 0.5, 0.999, 1])
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.3, 0.5, 0.999, 1.0])
 def test_rate_is_the_highest_that_does_not_exceed(levels, rate):
     score = make.tied_score(50, levels=levels)
     rates = {t: np.mean(score >= t) for t in every(score)}

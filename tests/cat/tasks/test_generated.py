@@ -9,7 +9,7 @@ import pytest
 from cat.config import DataConfig
 from cat.tasks import generated, load
 from cat.tasks.families import ALPHABET, FACTS, FAMILIES, facts
-from cat.tasks.splitting import split_of
+from cat.tasks.splitting import of_split
 from routers.errors import InputError
 
 SMALL = DataConfig(train_size=1_600, validation_size=400, test_size=404)
@@ -17,14 +17,14 @@ SPLITS = ("train", "validation", "test")
 NAMES = ["copy", "reverse", "sort", "add2", "add4", "facts", "mod97", "noise"]
 
 GOLDEN = {
-    "add2": ("89+99", "881"),
-    "add4": ("7752+2073", "52890"),
-    "copy": ("copy shvhx", "shvhx"),
-    "facts": ("ax fact 058 uk", "kx"),
+    "add2": ("69+84", "441"),
+    "add4": ("5347+7654", "20021"),
+    "copy": ("copy dfidajgj", "dfidajgj"),
+    "facts": ("gk fact bt", "vx"),
     "mod97": ("358*510%97", "26"),
-    "noise": ("noise ispmo", "frz"),
-    "reverse": ("reverse ysut", "tusy"),
-    "sort": ("sort 6899806", "0668899"),
+    "noise": ("noise qatgxg", "anr"),
+    "reverse": ("reverse fdfeig", "giefdf"),
+    "sort": ("sort 86979164", "14667899"),
 }
 
 
@@ -96,7 +96,7 @@ def test_splits_are_disjoint_by_construction_and_prompts_distinct(rows):
     prompts = {split: [e.prompt for e in rows[split]] for split in SPLITS}
     for split in SPLITS:
         assert len(set(prompts[split])) == len(prompts[split])
-        assert all(split_of(p) == split for p in prompts[split])
+        assert of_split(prompts[split], split) == prompts[split]
     assert len(set().union(*prompts.values())) == sum(map(len, prompts.values()))
     ids = [e.id for split in SPLITS for e in rows[split]]
     assert len(set(ids)) == len(ids)
@@ -107,13 +107,12 @@ def test_a_fact_has_one_value_and_occurs_in_all_splits_under_other_words():
     values, keys = {}, {}
     for split in SPLITS:
         found = [e for e in generated.examples(config, split) if e.task == "facts"]
-        keys[split] = {e.prompt[-3:] for e in found}
+        keys[split] = {e.prompt[-2:] for e in found}
         for e in found:
-            assert e.prompt[4:10] == " fact "
-            assert values.setdefault(e.prompt[-3:], e.target) == e.target
-    assert len(keys["train"]) > 0.85 * FACTS  # 2,000 draws of 1,000 keys: 1 - e^-2 = 0.865
-    held_out = keys["test"] | keys["validation"]
-    assert len(held_out & keys["train"]) > 0.8 * len(held_out)
+            assert e.prompt[2:8] == " fact "
+            assert values.setdefault(e.prompt[-2:], e.target) == e.target
+    assert len(keys["train"]) == FACTS  # 2,000 draws of 200 keys miss 0.01 of one on average
+    assert keys["train"] >= keys["test"] | keys["validation"]
 
 
 def test_noise_cannot_be_read_off_the_prompt_and_changes_with_the_seed(rows):
@@ -157,17 +156,16 @@ def test_too_many_sums_and_unknown_mix_say_so():
 
 def test_as_many_sums_as_are_promised_exist():
     """The margin of the check is real: the largest split allowed can be filled."""
-    config = DataConfig(test_size=7_600, validation_size=7_600)
-    for split in ("validation", "test"):
-        counts = collections.Counter(e.task for e in generated.examples(config, split))
-        assert counts["add2"] == 950
+    sums = next(f for f in FAMILIES if f.name == "add2")
+    for split, count in (("train", 7_600), ("validation", 950), ("test", 950)):
+        found = generated._family_examples(sums, split, count, seed=0)
+        assert len({e.prompt for e in found}) == count
 
 
 def test_the_default_size_takes_seconds():
     start = time.process_time()
     splits = load(DataConfig())
-    assert time.process_time() - start < 6.0  # about 1.3 s on one core of 2024
+    # About 1.3 s on an idle core; here every call is also checked for its types.
+    assert time.process_time() - start < 10.0
     assert [len(splits.train), len(splits.validation), len(splits.test)] == [40_000, 2_000, 4_000]
     assert splits.notes == []
-
-

@@ -143,5 +143,3 @@ def test_real_data_sets_have_the_counts_they_state(shared_data, name):
     held_out = {e.prompt for e in (*splits.validation, *splits.test)}
     assert held_out.isdisjoint(e.prompt for e in splits.train)
     assert all(e.target in (e.references or (e.target,)) for e in splits.test)
-
-

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 
 import pytest
@@ -45,19 +46,22 @@ def test_only_task_files_can_be_loaded(name):
         load(DataConfig(task=name))
 
 
-def test_bucket_is_blake2b_of_the_text_modulo_ten():
-    for text in ("", "copy abc", "ä\n漢"):
+def test_buckets_are_blake2b_of_the_text_modulo_ten():
+    texts = ["", "copy abc", "ä\n漢"]
+    for text, found in zip(texts, splitting.buckets(texts), strict=True):
         digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
         number = sum(byte * 256**i for i, byte in enumerate(digest))
-        assert splitting.bucket(text) == number % 10
+        assert found == number % 10
 
 
 def test_shares_of_the_splits():
-    found = [splitting.split_of(f"prompt {i}") for i in range(10_000)]
+    texts = [f"prompt {i}" for i in range(10_000)]
+    found = {s: splitting.of_split(texts, s) for s in ("train", "validation", "test")}
+    assert sorted(itertools.chain(*found.values())) == sorted(texts)
     # 4 standard deviations of a binomial share: 0.016 and 0.012
-    assert found.count("train") / 1e4 == pytest.approx(0.8, abs=0.016)
-    assert found.count("validation") / 1e4 == pytest.approx(0.1, abs=0.012)
-    assert found.count("test") / 1e4 == pytest.approx(0.1, abs=0.012)
+    assert len(found["train"]) / 1e4 == pytest.approx(0.8, abs=0.016)
+    assert len(found["validation"]) / 1e4 == pytest.approx(0.1, abs=0.012)
+    assert len(found["test"]) / 1e4 == pytest.approx(0.1, abs=0.012)
 
 
 @pytest.mark.parametrize("present", [("train",), ("train", "test"), ("train", "validation")])
@@ -70,13 +74,14 @@ def test_missing_splits_are_carved_from_train_and_nothing_is_lost(present):
     assert len(notes) == len(missing)
     for split, note in zip(missing, notes, strict=True):
         assert note.startswith(f"{split}: absent, so {len(full[split])} of ")
-        assert {splitting.split_of(e.prompt) for e in full[split]} == {split}
+        prompts = [e.prompt for e in full[split]]
+        assert splitting.of_split(prompts, split) == prompts
     for split in present[1:]:
         assert full[split] == data[split]
     everything = [e for split in data for e in full[split]]
     assert sorted(e.id for e in everything) == sorted(e.id for s in present for e in data[s])
     prompts = [{e.prompt for e in full[split]} for split in data]
-    assert not (prompts[0] & prompts[1] or prompts[0] & prompts[2] or prompts[1] & prompts[2])
+    assert all(a.isdisjoint(b) for a, b in itertools.combinations(prompts, 2))
 
 
 def test_repeated_prompts_are_carved_together():

@@ -93,9 +93,17 @@ YES_NO, THREE = f.ClassLabel(names=["no", "yes"]), f.ClassLabel(names=["a", "b",
             Mapping(("passage", "question"), "label", ("no", "yes")),
         ),
         # one text (imdb, ag_news); a text id is no input
-        ({"id": TEXT, "label": THREE, "text": TEXT}, None, Mapping(("text",), "label", ("a", "b", "c"))),
+        (
+            {"id": TEXT, "label": THREE, "text": TEXT},
+            None,
+            Mapping(("text",), "label", ("a", "b", "c")),
+        ),
         # several labels: the one called label, else the supervised one
-        ({"kind": THREE, "label": YES_NO, "text": TEXT}, None, Mapping(("text",), "label", ("no", "yes"))),
+        (
+            {"kind": THREE, "label": YES_NO, "text": TEXT},
+            None,
+            Mapping(("text",), "label", ("no", "yes")),
+        ),
         (
             {"coarse": YES_NO, "fine": THREE, "text": TEXT},
             ("text", "fine"),
