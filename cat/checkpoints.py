@@ -17,12 +17,13 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from orbax.checkpoint import v1 as ocp
 
-from cat.config import ModelConfig
+from cat.config import ModelConfig, to_dict
 from cat.mesh import param_spec
 from cat.models.decoder import Decoder
 from routers.errors import InputError
 
 KEEP = 2
+RECIPE = "training.json"
 
 
 @contextmanager
@@ -77,12 +78,13 @@ def load_params(folder: Path, model_config: ModelConfig) -> Decoder:
     """
     if not (folder / "checkpoints").is_dir():
         raise InputError(f"{folder}: no checkpoints; train this model first")
+    made = json.loads((folder / RECIPE).read_text())
+    refuse_changed(folder, {"model": made["model"]}, {"model": to_dict(model_config)})
     graph, params = nnx.split(nnx.eval_shape(lambda: Decoder(model_config, rngs=nnx.Rngs(0))))
     with opened(folder) as checkpointer:
         if checkpointer.latest is None:
             raise InputError(f"{folder}: no finished checkpoint; train this model first")
         step = checkpointer.latest.step
-        _same_shapes(folder, checkpointer.checkpointables_metadata(step), params)
         found = checkpointer.load_checkpointables(step, {"params": _placed(params)})
     return nnx.merge(graph, _like(params, found["params"]))
 
@@ -154,15 +156,3 @@ def _like(tree: Any, named: Mapping[str, Any]) -> Any:
     """The tree with its leaves replaced by name."""
     return jax.tree.unflatten(jax.tree.structure(tree), [named[name] for name in _named(tree)])
 
-
-def _same_shapes(folder: Path, metadata: Any, params: Any) -> None:
-    """Refuse a checkpoint of other shapes before any array is read."""
-    saved = {name: tuple(leaf.shape) for name, leaf in metadata.metadata["params"].items()}
-    wanted = {name: leaf.shape for name, leaf in _named(params).items()}
-    names = saved.keys() | wanted.keys()
-    odd = sorted(name for name in names if saved.get(name) != wanted.get(name))
-    if odd:
-        raise InputError(
-            f"{folder}: the checkpoint holds another model ({odd[0]} is {saved.get(odd[0])}, "
-            f"wanted {wanted.get(odd[0])}); use the configuration it was trained with"
-        )

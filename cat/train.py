@@ -74,7 +74,7 @@ def train(
     _check_signals(arm, rows, teacher, large)
     live = arm.teacher == "live"
     checkpoints.claim(
-        folder / "training.json",
+        folder / checkpoints.RECIPE,
         _ingredients(model_config, optimizer, arm, rows, None if live else teacher, init),
     )
     data = iter(

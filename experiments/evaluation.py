@@ -5,6 +5,7 @@ Needs the Parquet files only: no model, no accelerator.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -14,9 +15,9 @@ import numpy as np
 
 from cat.config import Config, fingerprint
 from experiments.progress import bar
-from experiments.rundir import RunDirectory, write_json
+from experiments.rundir import RunDirectory, read_json, write_json
 from routers import records
-from routers.base import Inputs, Outcomes
+from routers.base import Inputs, Outcomes, Router
 from routers.build import build
 from routers.curves import Ranked, rank
 from routers.evaluate import Evaluation, evaluate
@@ -85,7 +86,7 @@ def _one(config: Config, run: RunDirectory, arm: str, seed: int) -> None:
     options = config.evaluation
     done = evaluate(
         _read(run, arm, seed),
-        {spec: build(spec) for spec in options.routers},
+        {spec: _charged(build(spec), run) for spec in options.routers},
         small=arm,
         large="large",
         bootstrap=0,  # intervals over queries and seeds together come in summary.json
@@ -98,6 +99,18 @@ def _one(config: Config, run: RunDirectory, arm: str, seed: int) -> None:
     with temporary.open("wb") as file:
         np.savez(file, **_columns(done))
     temporary.replace(scores_path)
+
+
+def _charged(router: Router, run: RunDirectory) -> Router:
+    """A prompt-stage router pays for the prefill of the small model it takes its embedding from.
+
+    2 FLOPs per parameter and prompt token; a kept query pays its prefill twice, which overstates
+    the cost of keeping by a little and never understates it.
+    """
+    if getattr(router, "embedding_flops", None) != 0:
+        return router
+    parameters = read_json(run.folder / "data.json")["parameters"]["small"]
+    return dataclasses.replace(router, embedding_flops=2.0 * parameters)  # type: ignore[type-var]
 
 
 def _columns(done: Evaluation) -> dict[str, Any]:

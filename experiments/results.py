@@ -21,7 +21,6 @@ ROUTERS = {
     "cat_router": "cat_router",
     "post_hoc:learner=booster": "booster",
 }
-BUDGETED = ("chow_average", "cat_router", "post_hoc:learner=booster")
 
 
 def write(page: Path, runs: Sequence[Path]) -> None:
@@ -119,8 +118,7 @@ def _robustness(answers: dict[str, Any]) -> str:
     header = ["arm", "router", *(f"{n} labels" for n in budgets), "unseen tasks", "skewed mix"]
     rows = []
     for arm, routers in answers["arms"].items():
-        for name in BUDGETED:
-            row = routers[name]
+        for name, row in routers.items():
             cells = [_mean([seed[n] for seed in row["labels"]]) for n in budgets]
             rows.append([arm, name, *cells, _mean(row["unseen"]), _mean(row["skewed"])])
     return "Few labels, unseen tasks, a skewed test mix (areas):\n\n" + table(header, rows)

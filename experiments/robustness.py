@@ -30,16 +30,13 @@ SKEW = 4
 Split = tuple[Inputs, Outcomes]
 
 
-def write(config: Config, run: RunDirectory, arms: Sequence[str]) -> None:
-    """Answer the three questions for these arms and all seeds; writes robustness.json."""
+def write(config: Config, run: RunDirectory, arms: Sequence[str], routers: Sequence[str]) -> None:
+    """Answer the three questions for these arms and routers, all seeds; writes robustness.json."""
     answers: dict[str, Any] = {"budgets": list(BUDGETS), "arms": {}}
     for arm in arms:
         rows: dict[str, Any] = {}
-        for spec in config.evaluation.routers:
-            router = build(spec)
-            if router.peeks:
-                continue
-            seeds = [_answers(router, config, run, arm, seed) for seed in config.seeds]
+        for spec in routers:
+            seeds = [_answers(build(spec), config, run, arm, seed) for seed in config.seeds]
             rows[spec] = {key: [seed[key] for seed in seeds] for key in seeds[0]}
         answers["arms"][arm] = rows
     write_json(run.folder / "robustness.json", answers)

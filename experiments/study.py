@@ -6,6 +6,7 @@ robustness questions; what is finished is not done again. Then docs/results.md i
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -18,6 +19,17 @@ from experiments.rundir import RunDirectory, read_json
 
 GENERATED = ("generated_full", "generated_feasible")
 REAL = ("clinc150", "scan", "babi", "tatoeba_en_de")
+ROUTERS = (
+    "random",
+    "length",
+    "chow_sum",
+    "chow_average",
+    "chow_quantile:alpha=0",
+    "edge_inference",
+    "cat_router",
+    "post_hoc:learner=booster",
+)
+ROBUST_ROUTERS = ("chow_average", "cat_router", "post_hoc:learner=booster")
 ROBUST_ARMS = ("xent", "cat_xent", "random_mask", "gatekeeper")
 ONE_CORE = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
@@ -65,8 +77,9 @@ def _robustness(run: RunDirectory) -> None:
     arms = [arm for arm in ROBUST_ARMS if arm in config.arms]
     stages = sorted((run.folder / "stages").glob("evaluation-*.json"))
     made = [read_json(path)["fingerprint"] for path in stages]
-    key = fingerprint(made, arms, robustness.BUDGETS, robustness.SKEW)
-    run.stage("robustness", key, lambda: robustness.write(config, run, arms))
+    key = fingerprint(made, arms, ROBUST_ROUTERS, robustness.BUDGETS, robustness.SKEW)
+    work = functools.partial(robustness.write, config, run, arms, ROBUST_ROUTERS)
+    run.stage("robustness", key, work)
 
 
 if __name__ == "__main__":

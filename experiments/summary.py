@@ -20,7 +20,7 @@ from routers.bootstrap import Metric, hierarchical_difference, interval, replica
 from routers.curves import Curve, Ranked, oracle_score, rank
 
 GRID = np.linspace(0.0, 1.0, 101)
-BAND_RESAMPLES = 200
+CURVE_RESAMPLES = 200  # where a whole curve is needed for each, not only its area
 LEARNED = ("post_hoc:learner=booster", "edge_inference", "cat_router")
 MAIN = "chow_average"
 
@@ -146,7 +146,8 @@ def _router(config: Config, ranked: list[Ranked], entries: list[dict[str, Any]])
     """Means over seeds of one router's numbers, with intervals where they are claims."""
     options = config.evaluation
     levels = {str(level): _saving(level) for level in (0.5, 0.9, 1.0)}
-    measured = spread(ranked, {"audc": metrics.audc} | levels, options.bootstrap, options.seed)
+    measured = spread(ranked, {"audc": metrics.audc}, options.bootstrap, options.seed)
+    measured |= spread(ranked, levels, min(CURVE_RESAMPLES, options.bootstrap), options.seed)
     plain = ("audc_random", "audc_oracle", "audc_normalised", "aucfc", "auroc_deferral")
     return {
         "audc": measured["audc"],
@@ -337,7 +338,7 @@ def _write_curve(
 ) -> None:
     """The mean curve over seeds with a pointwise 95 % band over queries and seeds."""
     seed = config.evaluation.seed
-    draws = _curve_draws(ranked, min(BAND_RESAMPLES, config.evaluation.bootstrap), seed)
+    draws = _curve_draws(ranked, min(CURVE_RESAMPLES, config.evaluation.bootstrap), seed)
     mean = _grid([r.curve() for r in ranked])
     threshold = np.mean([_on_grid(r.curve())["threshold"] for r in ranked], axis=0)
     low, high = np.percentile(draws, [2.5, 97.5], axis=0) if len(draws) else (mean["quality"],) * 2

@@ -5,7 +5,8 @@ Command:   cascade run clinc150 --data PATH/TO/clinc150
 Hardware:  1 CPU core
 """
 
-from cat.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from cat.config import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
+from experiments.study import ROUTERS
 
 
 def config() -> Config:
@@ -30,4 +31,5 @@ def config() -> Config:
         arms=("xent", "dist", "cat_xent", "cat_dist", "random_mask"),
         seeds=(0, 1, 2),
         teacher_topk=16,
+        evaluation=EvaluationConfig(routers=ROUTERS),
     )

@@ -55,6 +55,14 @@ ROWS = make_rows()
 CELLS = ("n11", "n10", "n01", "n00")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compile_fast():
+    """Almost all of this file's time is compiling: leave out what makes code faster to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def one_device():
     return jax.set_mesh(make_mesh(data=1))
 
