@@ -157,6 +157,11 @@ class Config:
             for field in ("steps", "batch_size", "steps_per_dispatch", "checkpoint_every"):
                 if getattr(optimizer, field) < 1:
                     raise InputError(f"{name}.{field}={getattr(optimizer, field)}; must be >= 1")
+        if self.evaluation.bootstrap < 0:
+            raise InputError(
+                f"evaluation.bootstrap={self.evaluation.bootstrap}; give the number of "
+                "resamples, 0 for no intervals"
+            )
         for name in ("small", "large"):
             _check_model(name, getattr(self, name))
         if not self.name or set(self.name) & set("/\\"):

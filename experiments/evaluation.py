@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from routers import records
 from routers.base import Inputs, Outcomes, Router
 from routers.build import build
 from routers.curves import Ranked, rank
+from routers.errors import InputError
 from routers.evaluate import Evaluation, evaluate
 
 
@@ -43,25 +43,43 @@ def evaluate_run(config: Config, run: RunDirectory) -> None:
         for arm, seed in pairs:
             name = f"{arm}-seed{seed}"
             work = functools.partial(_one, config, run, arm, seed)
-            run.stage(f"evaluation-{name}", _key(config, run, name), work)
+            made = [path.relative_to(run.folder).as_posix() for path in _paths(run, arm, seed)]
+            run.stage(f"evaluation-{name}", _key(config, run, name), work, makes=made)
             advance(1, name)
 
 
 def report_run(config: Config, run: RunDirectory) -> Path:
     """Evaluate what is not yet evaluated, then write summary.json, plots and report.html."""
-    from experiments import plots, report, summary
+    from experiments import report, summary
 
     evaluate_run(config, run)
     summary.write(config, run)
-    for name in ("quality_flops", "per_task", "keep_rate"):
-        for ending in ("png", "svg"):
-            getattr(plots, name)(run.folder, run.folder / "plots" / f"{name}.{ending}")
+    _draw(run)
     return report.write(run.folder)
+
+
+def _draw(run: RunDirectory) -> None:
+    """The figures this run has data for; one it no longer has is removed."""
+    from experiments import plots, report_data, report_style
+
+    data = report_data.read(run.folder)
+    figures: dict[str, tuple[Any, bool]] = {
+        "quality_flops": (plots.quality_flops, True),
+        "per_task": (plots.per_task, bool(report_style.task_panels(data))),
+        "keep_rate": (plots.keep_rate, bool(data.training)),
+    }
+    for name, (draw, possible) in figures.items():
+        for ending in ("png", "svg"):
+            path = run.folder / "plots" / f"{name}.{ending}"
+            if possible:
+                draw(run.folder, path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def load(run: RunDirectory, arm: str, seed: int) -> dict[str, Any]:
     """The JSON of one evaluation, as `cascade evaluate --json` prints it."""
-    return json.loads(_paths(run, arm, seed)[0].read_text())
+    return read_json(_paths(run, arm, seed)[0])
 
 
 def load_ranked(config: Config, run: RunDirectory, arm: str, seed: int) -> dict[str, Ranked]:
@@ -129,7 +147,10 @@ def _read(run: RunDirectory, arm: str, seed: int) -> records.Records:
 def _key(config: Config, run: RunDirectory, name: str) -> str:
     """Fingerprint of both record files (by their stages) and the evaluation's settings."""
     stages = [run.folder / "stages" / f"records-{n}.json" for n in ("large", name)]
-    made = [json.loads(path.read_text())["fingerprint"] for path in stages]
+    for path in stages:
+        if not path.exists():
+            raise InputError(f"{path}: scoring is not finished; `cascade run` that run again")
+    made = [read_json(path)["fingerprint"] for path in stages]
     return fingerprint(made, config.evaluation.routers, config.evaluation.seed)
 
 

@@ -120,8 +120,8 @@ class Pipeline:
         """Large model, its stored signals, then every arm's small model."""
         self.prepare()
         self._fit("large", self.large_key, self.config.large, self.config.large_train)
-        stage = functools.partial(self.run.stage, "teacher", self.teacher_key, clear="teacher")
-        stage(self._teach)
+        made = [f"teacher/{teacher.FILE}"]
+        self.run.stage("teacher", self.teacher_key, self._teach, clear="teacher", makes=made)
         for seed in self.config.seeds:
             name = f"base/seed{seed}"
             optimizer = dataclasses.replace(self.config.base_train, seed=seed)
@@ -161,7 +161,8 @@ class Pipeline:
                     progress=advance,
                 )
 
-        self.run.stage(name.replace("/", "-"), key, work, clear=name)
+        made = [f"{name}/checkpoints"]
+        self.run.stage(name.replace("/", "-"), key, work, clear=name, makes=made)
 
     def load(self, name: str, size: ModelConfig) -> Decoder:
         """The trained model of a stage."""
@@ -202,6 +203,7 @@ class Pipeline:
         """One model over validation and test as a stage."""
         config = self.config.evaluation
         key = fingerprint(model_key, config.topk)
+        made = f"records/{name}.parquet"
 
         def work() -> None:
             model = self.load(folder, size)
@@ -210,10 +212,9 @@ class Pipeline:
                 tables = [self._answers(model, name, split, advance) for split in JUDGED]
             about = {"checkpoint": model_key, "tokenizer": self.tokenizer.fingerprint}
             about |= {"config": fingerprint(self.config), "decoding": "greedy"}
-            path = self.run.folder / "records" / f"{name}.parquet"
-            records.write(path, records.Records(pa.concat_tables(tables), about))
+            records.write(self.run.folder / made, records.Records(pa.concat_tables(tables), about))
 
-        self.run.stage(f"records-{name}", key, work)
+        self.run.stage(f"records-{name}", key, work, makes=[made])
 
     def _answers(self, model: Decoder, name: str, split: str, advance: Advance) -> pa.Table:
         """One model's answers to one split."""

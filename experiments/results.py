@@ -28,7 +28,8 @@ def write(page: Path, runs: Sequence[Path]) -> None:
     text = page.read_text()
     if BEGIN not in text or END not in text:
         raise InputError(f"{page}: lacks the lines '{BEGIN}' and '{END}'; put them back")
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
+    head, _, rest = text.partition(BEGIN)
+    tail = rest.partition(END)[2]
     body = "\n".join(section(run) for run in runs)
     write_text(page, f"{head}{BEGIN}\n\n{body}\n{END}{tail}")
 
@@ -137,6 +138,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     |---|---|
     | 1 | 2 |
     """
-    lines = [header, ["---"] * len(header), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return text.replace("| --- ", "|---").replace("---|---", "---|---").replace("--- |", "---|")
+    head, *body = ("| " + " | ".join(line) + " |" for line in (header, *rows))
+    return "\n".join([head, "|" + "---|" * len(header), *body])

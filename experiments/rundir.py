@@ -18,7 +18,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -69,16 +69,26 @@ class RunDirectory:
         """Make the folder this configuration's."""
         write_json(self.folder / "config.json", to_dict(config))
 
-    def stage(self, name: str, key: str, work: Callable[[], object], *, clear: str = "") -> bool:
+    def stage(
+        self,
+        name: str,
+        key: str,
+        work: Callable[[], object],
+        *,
+        clear: str = "",
+        makes: Sequence[str] = (),
+    ) -> bool:
         """Do ``work`` unless a finished stage has the same fingerprint; True if it was done.
 
         ``clear`` names the sub-folder the stage fills: emptied when its contents belong to another
-        fingerprint, and made again when it is gone.
+        fingerprint, and made again when it is gone. ``makes`` names files or folders without which
+        the stage is not finished: it is redone when one of them is gone.
         """
         done = self.folder / "stages" / f"{name}.json"
         begun = done.with_suffix(".begun")
         made = self.folder / clear
-        if done.exists() and read_json(done)["fingerprint"] == key and made.exists():
+        whole = all((self.folder / path).exists() for path in (clear, *makes))
+        if done.exists() and read_json(done)["fingerprint"] == key and whole:
             return False
         stale = done.exists() or (begun.exists() and begun.read_text() != key)
         if clear and stale:

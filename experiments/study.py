@@ -79,7 +79,7 @@ def _robustness(run: RunDirectory) -> None:
     made = [read_json(path)["fingerprint"] for path in stages]
     key = fingerprint(made, arms, ROBUST_ROUTERS, robustness.BUDGETS, robustness.SKEW)
     work = functools.partial(robustness.write, config, run, arms, ROBUST_ROUTERS)
-    run.stage("robustness", key, work)
+    run.stage("robustness", key, work, makes=["robustness.json"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """From evaluations per arm and seed to summary.json: means, paired intervals, comparisons.
 
 Intervals resample test queries and seeds jointly, the same draws for every arm and router.
-Letters: K seeds, B resamples, P points of the common deferral-rate grid.
+Letters: K seeds, B resamples.
 """
 
 from __future__ import annotations
@@ -14,17 +14,12 @@ import numpy as np
 
 from cat.config import Config
 from experiments import evaluation
-from experiments.rundir import RunDirectory, provenance, write_json, write_text
+from experiments.compare import MAIN, Rankings, compare, findings
+from experiments.grid import CURVE_RESAMPLES, mean_curve, write_curve
+from experiments.rundir import RunDirectory, provenance, write_json
 from routers import metrics
-from routers.bootstrap import Metric, hierarchical_difference, interval, replicates
+from routers.bootstrap import Metric, interval, replicates
 from routers.curves import Curve, Ranked, oracle_score, rank
-
-GRID = np.linspace(0.0, 1.0, 101)
-CURVE_RESAMPLES = 200  # where a whole curve is needed for each, not only its area
-LEARNED = ("post_hoc:learner=booster", "edge_inference", "cat_router")
-MAIN = "chow_average"
-
-Rankings = dict[str, dict[str, list[Ranked]]]  # arm → router → one per seed
 
 
 def write(config: Config, run: RunDirectory) -> None:
@@ -33,9 +28,7 @@ def write(config: Config, run: RunDirectory) -> None:
     evaluations = {
         arm: [evaluation.load(run, arm, seed) for seed in config.seeds] for arm in config.arms
     }
-    for arm, routers in rankings.items():
-        for router, ranked in routers.items():
-            _write_curve(run, arm, router, ranked, config)
+    _write_curves(config, run, rankings)
     first = evaluations[config.arms[0]][0]
     comparisons = compare(config, rankings)
     data = json.loads((run.folder / "data.json").read_text())
@@ -62,6 +55,19 @@ def write(config: Config, run: RunDirectory) -> None:
             "notes": notes(config, data),
         },
     )
+
+
+def _write_curves(config: Config, run: RunDirectory, rankings: Rankings) -> None:
+    """One CSV per arm and router; those of arms and routers no longer asked for are removed."""
+    resamples, folder = min(CURVE_RESAMPLES, config.evaluation.bootstrap), run.folder / "curves"
+    written = set()
+    for arm, routers in rankings.items():
+        for router, ranked in routers.items():
+            path = folder / arm / f"{router.replace(':', '-')}.csv"
+            write_curve(path, ranked, resamples, config.evaluation.seed)
+            written.add(path)
+    for path in set(folder.rglob("*.csv")) - written:
+        path.unlink()
 
 
 def _rankings(config: Config, run: RunDirectory) -> Rankings:
@@ -185,87 +191,6 @@ def _keep_rate(config: Config, run: RunDirectory, arm: str) -> float | None:
     return _mean(list(rates))
 
 
-def compare(config: Config, rankings: Rankings) -> list[dict[str, Any]]:
-    """Every arm against Xent and against the random mask, same router; then CAT-Xent with a
-    training-free rule against learned routers on Xent."""
-    baselines = [arm for arm in ("xent", "random_mask") if arm in rankings]
-    rows = []
-    for arm in rankings:
-        for against in baselines:
-            if arm == against or (against == "random_mask" and arm == "xent"):
-                continue
-            for router in rankings[arm]:
-                if router not in ("oracle", "random"):
-                    rows.append(_difference(config, rankings, (arm, router), (against, router)))
-            rows += _equal_quality(config, rankings, arm, against)
-    if "cat_xent" in rankings and "xent" in rankings:
-        learned = [router for router in LEARNED if router in rankings["xent"]]
-        pair = ("cat_xent", MAIN)
-        if MAIN in rankings["cat_xent"]:
-            rows += [_difference(config, rankings, pair, ("xent", name)) for name in learned]
-    return rows
-
-
-def _difference(
-    config: Config, rankings: Rankings, ours: tuple[str, str], theirs: tuple[str, str]
-) -> dict[str, Any]:
-    """Difference of areas under the deferral curve, with its paired interval."""
-    options = config.evaluation
-    made = hierarchical_difference(
-        rankings[ours[0]][ours[1]],
-        rankings[theirs[0]][theirs[1]],
-        resamples=options.bootstrap,
-        seed=options.seed,
-    )
-    row = {"arm": ours[0], "against": theirs[0], "router": ours[1]}
-    if ours[1] != theirs[1]:
-        row["against_router"] = theirs[1]
-    return row | {"metric": "audc", "difference": made.value, "ci": _ci(made.low, made.high)}
-
-
-def _equal_quality(
-    config: Config, rankings: Rankings, arm: str, against: str
-) -> list[dict[str, Any]]:
-    """Relative FLOPs where both cascades reach 90 % of the baseline's small-to-large gap."""
-    if MAIN not in rankings[arm]:
-        return []
-    ours, theirs = rankings[arm][MAIN], rankings[against][MAIN]
-    ends = np.mean([r.curve().quality[[0, -1]] for r in theirs], axis=0)
-    target = float(ends[0] + 0.9 * (ends[1] - ends[0]))
-    made = hierarchical_difference(
-        ours,
-        theirs,
-        lambda curve: metrics.flops_at_quality(curve, target),
-        relative=True,
-        resamples=config.evaluation.bootstrap,
-        seed=config.evaluation.seed,
-    )
-    row = {"arm": arm, "against": against, "router": MAIN, "metric": "flops_at_equal_quality"}
-    return [row | {"at_quality": target, "difference": made.value, "ci": _ci(made.low, made.high)}]
-
-
-def _ci(low: float | None, high: float | None) -> list[float] | None:
-    return None if low is None or high is None else [low, high]
-
-
-def findings(comparisons: list[dict[str, Any]]) -> list[str]:
-    """One sentence per headline comparison of CAT-Xent, saying so when it shows nothing."""
-    lines = []
-    for row in comparisons:
-        if (row["arm"], row["router"], row["metric"]) != ("cat_xent", MAIN, "audc"):
-            continue
-        ci, other = row["ci"], row.get("against_router", MAIN)
-        if ci is None or row["difference"] is None:
-            continue
-        word = "above" if row["difference"] > 0 else "below"
-        verdict = "no difference shown: the interval covers zero" if ci[0] <= 0 <= ci[1] else word
-        lines.append(
-            f"cat_xent with {MAIN} against {row['against']} with {other}: area under the deferral "
-            f"curve {row['difference']:+.4f} [{ci[0]:+.4f}, {ci[1]:+.4f}] ({verdict})"
-        )
-    return lines
-
-
 def _tasks(
     config: Config,
     run: RunDirectory,
@@ -293,7 +218,7 @@ def _tasks(
                 for arm, seeds in per_arm.items()
             },
             "curves": {
-                arm: {MAIN: _grid([r.curve(rows) for r in routers[MAIN]])}
+                arm: {MAIN: mean_curve([r.curve(rows) for r in routers[MAIN]])}
                 for arm, routers in rankings.items()
                 if MAIN in routers
             },
@@ -310,54 +235,6 @@ def _macro(evaluations: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         }
         for arm, seeds in evaluations.items()
     }
-
-
-def _on_grid(curve: Curve) -> dict[str, np.ndarray]:
-    """A curve at the common deferral rates."""
-    first = np.append(np.diff(curve.deferral_rate) > 0, True)  # zero-weight points repeat a rate
-    rate = curve.deferral_rate[first]
-    columns = {"quality": curve.quality[first], "flops": curve.cost[first]}
-    at = np.minimum(np.searchsorted(rate, GRID), len(rate) - 1)
-    made = {name: np.interp(GRID, rate, column) for name, column in columns.items()}
-    return made | {"threshold": curve.threshold[first][at]}
-
-
-def _grid(curves: Sequence[Curve]) -> dict[str, list[float]]:
-    """Mean curve over seeds at the common deferral rates."""
-    seeds = [_on_grid(curve) for curve in curves]
-    quality, flops = (np.mean([s[name] for s in seeds], axis=0) for name in ("quality", "flops"))
-    return {
-        "deferral_rate": GRID.tolist(),
-        "quality": quality.tolist(),
-        "flops": flops.tolist(),
-    }
-
-
-def _write_curve(
-    run: RunDirectory, arm: str, router: str, ranked: Sequence[Ranked], config: Config
-) -> None:
-    """The mean curve over seeds with a pointwise 95 % band over queries and seeds."""
-    seed = config.evaluation.seed
-    draws = _curve_draws(ranked, min(CURVE_RESAMPLES, config.evaluation.bootstrap), seed)
-    mean = _grid([r.curve() for r in ranked])
-    threshold = np.mean([_on_grid(r.curve())["threshold"] for r in ranked], axis=0)
-    low, high = np.percentile(draws, [2.5, 97.5], axis=0) if len(draws) else (mean["quality"],) * 2
-    columns = [mean["deferral_rate"], mean["quality"], low, high, mean["flops"], threshold]
-    lines = ["deferral_rate,quality,quality_lo,quality_hi,flops,threshold"]
-    lines += [",".join(f"{value:.9g}" for value in row) for row in zip(*columns, strict=True)]
-    path = run.folder / "curves" / arm / f"{router.replace(':', '-')}.csv"
-    write_text(path, "\n".join(lines) + "\n")
-
-
-def _curve_draws(ranked: Sequence[Ranked], resamples: int, seed: int) -> np.ndarray:
-    """[B, P] quality on the grid, queries and seeds resampled."""
-    rng, queries = np.random.default_rng(seed), len(ranked[0])
-    draws = []
-    for _ in range(resamples):
-        weights = np.bincount(rng.integers(0, queries, queries), minlength=queries)
-        chosen = [ranked[k] for k in rng.integers(0, len(ranked), len(ranked))]
-        draws.append(np.mean([_on_grid(r.curve(weights))["quality"] for r in chosen], axis=0))
-    return np.array(draws)
 
 
 def notes(config: Config, data: dict[str, Any]) -> list[str]:

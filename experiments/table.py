@@ -61,7 +61,7 @@ def _console() -> Console:
 
 def _numbers(values: dict[str, Any]) -> list[str]:
     audc, saved = values["audc"], values["flops_saving_at_quality"]
-    interval = f"{audc['ci'][0]:.3f}–{audc['ci'][1]:.3f}"
+    interval = "–" if audc["ci"] is None else f"{audc['ci'][0]:.3f}–{audc['ci'][1]:.3f}"
     normalised = values["audc_normalised"]
     share = "–" if normalised is None else f"{normalised:.0%}"
     cells = [f"{audc['mean']:.3f}", interval, share]

@@ -81,7 +81,8 @@ def replicates(
         draws = _draws(queries, part, seed)
         return [[measure(r, weights) for r in ranked.values()] for weights in draws]
 
-    values_BRM = np.array(_in_threads(work, resamples, queries))
+    measured = np.array(_in_threads(work, resamples, queries))
+    values_BRM = measured.reshape(resamples, len(ranked), len(metrics))  # also without resamples
     return {
         name: {metric: values_BRM[:, r, m] for m, metric in enumerate(metrics)}
         for r, name in enumerate(ranked)

@@ -70,6 +70,9 @@ class Policy:
             raise InputError(f"{path}: not JSON ({error}); make it again") from None
         if not isinstance(body, dict) or body.get("format") != FORMAT:
             raise InputError(f"{path}: not a policy; make one with `cascade calibrate`")
+        absent = [key for key in ("schema", "threshold", "about", "router") if key not in body]
+        if absent:
+            raise InputError(f"{path}: no '{absent[0]}'; make it again with `cascade calibrate`")
         if body["schema"] > SCHEMA:
             raise InputError(f"{path}: schema {body['schema']} is newer than {SCHEMA}; update")
         router = storage.load(path.with_name(body["router"]))

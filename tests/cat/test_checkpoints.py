@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -22,11 +22,11 @@ MODEL = ModelConfig(width=8, layers=2, heads=2, kv_heads=1, head_dim=4, ffn=8, v
 
 
 class Rest(NamedTuple):
-    opt_state: tuple
+    opt_state: Any
     step: jax.Array
 
 
-def tree(seed, mesh):
+def tree(seed, mesh) -> tuple[Any, Any]:
     """(params, rest) as training has them: containers of several kinds, a scalar among them."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731

@@ -222,7 +222,7 @@ def test_the_first_step_equals_a_loss_and_an_optimiser_written_out(tmp_path):
             each = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
             return each[:, 5:10].mean()
 
-        value, gradient = jax.value_and_grad(loss)(params)
+        value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(lines[0]["loss"], value, rtol=1e-6)
     leaves = jax.tree_util.tree_leaves_with_path(gradient)
     norm = np.sqrt(sum(np.sum(np.square(g)) for _, g in leaves))
@@ -238,7 +238,7 @@ def test_the_first_step_equals_a_loss_and_an_optimiser_written_out(tmp_path):
 
 def test_learning_rate_rises_and_falls_as_written():
     optimizer = OptimizerConfig(steps=30, warmup_steps=10, learning_rate=3.0, final_fraction=0.2)
-    got = [float(step.learning_rate(optimizer)(i)) for i in range(30)]
+    got = [np.asarray(step.learning_rate(optimizer)(i)).item() for i in range(30)]
     for i, rate in enumerate(got):
         done = i + 1
         cosine = (1 + np.cos(np.pi * (done - 10) / 20)) / 2
