@@ -35,12 +35,13 @@ def random_batch() -> Batch:
     time_T = np.arange(TOKENS)
     real = time_T < PROMPT + RESPONSE - 1
     response = real & (time_T >= PROMPT - 1)
-    ids = rng.integers(4, VOCABULARY, (2, *shape)).astype(np.int32)
-    columns = (response.astype(np.float32), np.where(real, time_T, 0), real)
-    mask, positions, segments = (np.broadcast_to(c, shape).copy() for c in columns)
+    tokens, targets = rng.integers(4, VOCABULARY, (2, *shape), dtype=np.int32)
+    mask = np.broadcast_to(response, shape).astype(np.float32)
+    positions = np.broadcast_to(np.where(real, time_T, 0), shape).astype(np.int32)
+    segments = np.broadcast_to(real, shape).astype(np.int32)
     none = np.zeros((*shape, 0))
     bits = Teacher(rng.random(shape) < 0.7, none.astype(np.int32), none.astype(np.float32))
-    return Batch(*ids, mask, positions.astype(np.int32), segments.astype(np.int32), bits)
+    return Batch(tokens, targets, mask, positions, segments, bits)
 
 
 def repeat(arm: str, batch: Batch) -> Callable[[], float]:

@@ -21,6 +21,7 @@ from cat.config import ModelConfig, to_dict
 from cat.mesh import param_spec
 from cat.models.decoder import Decoder
 from routers.errors import InputError
+from routers.files import written
 
 KEEP = 2
 RECIPE = "training.json"
@@ -100,10 +101,8 @@ def claim(path: Path, ingredients: Mapping[str, Any]) -> None:
         found = json.loads(path.read_text())
         refuse_changed(path.parent, found, wanted)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(wanted, indent=2, sort_keys=True))
-    aside.rename(path)
+    with written(path) as temporary:
+        temporary.write_text(json.dumps(wanted, indent=2, sort_keys=True))
 
 
 def refuse_changed(place: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -155,4 +154,3 @@ def _placed(params: Any) -> dict[str, jax.ShapeDtypeStruct]:
 def _like(tree: Any, named: Mapping[str, Any]) -> Any:
     """The tree with its leaves replaced by name."""
     return jax.tree.unflatten(jax.tree.structure(tree), [named[name] for name in _named(tree)])
-

@@ -115,7 +115,6 @@ class EvaluationConfig:
     """Routers and statistics of the report."""
 
     routers: tuple[str, ...] = (
-        "random",
         "length",
         "chow_sum",
         "chow_average",

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32
 
 from cat.config import DataConfig
+from cat.example import Example
 from cat.tokenizers import Tokenizer
-from cat.types import Batch, Example, Teacher
+from cat.types import Batch, Teacher
 from routers.errors import InputError
 
 

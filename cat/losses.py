@@ -29,8 +29,8 @@ def cross_entropy(
 ) -> Float[Array, "B T"]:
     """Negative log-likelihood of the target: ``logsumexp(logits) - logits[target]``, nats.
 
-    >>> float(cross_entropy(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1), int))[0, 0]) == math.log(4)
-    True
+    >>> round(float(cross_entropy(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1), int))[0, 0]), 4)
+    1.3863
     """
     return jax.nn.logsumexp(logits_BTV, axis=-1) - target_logit(logits_BTV, targets_BT)
 

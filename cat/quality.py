@@ -12,7 +12,7 @@ import re
 import string
 from typing import Any
 
-from cat.types import Example
+from cat.example import Example
 from routers.errors import InputError, did_you_mean
 
 METRICS = ["exact_match", "f1", "chrf", "bleu"]

@@ -32,6 +32,6 @@ def take(column: Array, at: Int[Array, "B R"]) -> Array:
 def narrow(batch: Batch, at: Int[Array, "B R"]) -> Batch:
     """The batch's columns at these places; the mask still tells which of them count."""
     told = batch.teacher
-    columns = (take(column, at) for column in batch[:5])
-    return Batch(*columns, None if told is None else Teacher(*[take(c, at) for c in told]))
-
+    columns = {name: take(getattr(batch, name), at) for name in batch._fields[:5]}
+    near = None if told is None else Teacher(**{k: take(c, at) for k, c in told._asdict().items()})
+    return Batch(**columns, teacher=near)

@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from cat.config import ModelConfig
 from cat.decode import Forced, Generation, Progress, forced_all, generate_all
+from cat.example import Example
 from cat.flops import forward_flops
 from cat.models.decoder import Decoder
 from cat.quality import quality
 from cat.tokenizers import Tokenizer
-from cat.types import Example
 from routers.errors import InputError
 from routers.schema import COLUMNS
 

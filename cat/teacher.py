@@ -31,6 +31,7 @@ from cat.mesh import row_count, shard_batch
 from cat.models.decoder import Decoder
 from cat.types import Batch, Teacher
 from routers.errors import InputError
+from routers.files import written
 
 FILE = "teacher.safetensors"
 Key = str | dict[str, str]
@@ -131,10 +132,8 @@ def save(folder: Path, teacher: Teacher, key: Key) -> None:
         "topk_logprob": teacher.topk_logprob[on_NT].astype(np.float32),
     }
     about = {"key": json.dumps(_named(key)), "shape": json.dumps(teacher.topk_ids.shape)}
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f"{FILE}.tmp"
-    save_file(columns, aside, about)
-    aside.rename(folder / FILE)
+    with written(folder / FILE) as temporary:
+        save_file(columns, temporary, about)
 
 
 def load(folder: Path, key: Key) -> Teacher:

@@ -7,7 +7,6 @@ tokenizers trained here. Text can never produce the first four, whatever it cont
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from cat.config import fingerprint
 from routers.errors import InputError
+from routers.files import written
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<sep>", "<unk>")
 _BYTES = 256
@@ -76,10 +76,8 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write ``tokenizer.json``, whole or not at all."""
-        path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(self.backend.to_str(pretty=True), encoding="utf-8")
-        part.replace(path)
+        with written(Path(path)) as temporary:
+            temporary.write_text(self.backend.to_str(pretty=True), encoding="utf-8")
 
 
 def train(kind: str, texts: Iterable[str]) -> Tokenizer:

@@ -31,6 +31,7 @@ from cat.step import State, dispatch, start
 from cat.teacher import needs_hits, needs_probabilities
 from cat.types import Batch, Teacher
 from routers.errors import InputError
+from routers.files import written
 
 LOG = "metrics.jsonl"
 Progress = Callable[[int, str], None]
@@ -75,7 +76,9 @@ def train(
     live = arm.teacher == "live"
     checkpoints.claim(
         folder / checkpoints.RECIPE,
-        _ingredients(model_config, optimizer, arm, rows, None if live else teacher, init),
+        _ingredients(
+            model_config, optimizer, arm, rows, nnx.state(large) if live else teacher, init
+        ),
     )
     data = iter(
         batches(
@@ -180,7 +183,7 @@ def _ingredients(
     optimizer: OptimizerConfig,
     arm: ArmConfig,
     rows: Rows,
-    teacher: Teacher | None,
+    teacher: Any,  # Teacher, or the parameters of a live one
     init: Decoder | None,
 ) -> dict[str, Any]:
     """What the result depends on, by name; arrays as fingerprints."""
@@ -234,9 +237,8 @@ def _cut(log: Path, step: int) -> None:
     if not log.exists():
         return
     kept = log.read_text().splitlines(keepends=True)[:step]
-    aside = log.with_suffix(".tmp")
-    aside.write_text("".join(kept))
-    aside.rename(log)
+    with written(log) as temporary:
+        temporary.write_text("".join(kept))
 
 
 @contextmanager

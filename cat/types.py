@@ -1,26 +1,13 @@
-"""The values that travel between rooms: text examples and token batches.
+"""The values that travel between rooms as tokens: batches and the teacher's signals.
 
 Letters: B batch, T tokens, C kept teacher log-probabilities per token.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """One query as text. ``references`` are all acceptable targets (``target`` among them)."""
-
-    id: str
-    task: str
-    prompt: str
-    target: str
-    choices: tuple[str, ...] = ()
-    references: tuple[str, ...] = ()
 
 
 class Teacher(NamedTuple):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cat.config import Config
 from routers import metrics
-from routers.bootstrap import hierarchical_difference
+from routers.bootstrap import hierarchical_difference, interval, resample_weights
+from routers.build import build
 from routers.curves import Ranked
 
-LEARNED = ("post_hoc:learner=booster", "edge_inference", "cat_router")
 MAIN = "chow_average"
+SHARE = 0.9  # of the quality gap between the models
 
 Rankings = dict[str, dict[str, list[Ranked]]]  # arm → router → one per seed
 
@@ -31,10 +33,10 @@ def compare(config: Config, rankings: Rankings) -> list[dict[str, Any]]:
                     rows.append(_difference(config, rankings, (arm, router), (against, router)))
             rows += _equal_quality(config, rankings, arm, against)
     if "cat_xent" in rankings and "xent" in rankings:
-        learned = [router for router in LEARNED if router in rankings["xent"]]
+        learned = [spec for spec in config.evaluation.routers if build(spec).learned]
         pair = ("cat_xent", MAIN)
         if MAIN in rankings["cat_xent"]:
-            rows += [_difference(config, rankings, pair, ("xent", name)) for name in learned]
+            rows += [_difference(config, rankings, pair, ("xent", spec)) for spec in learned]
     return rows
 
 
@@ -62,18 +64,35 @@ def _equal_quality(
     if MAIN not in rankings[arm]:
         return []
     ours, theirs = rankings[arm][MAIN], rankings[against][MAIN]
-    ends = np.mean([r.curve().quality[[0, -1]] for r in theirs], axis=0)
-    target = float(ends[0] + 0.9 * (ends[1] - ends[0]))
-    made = hierarchical_difference(
-        ours,
-        theirs,
-        lambda curve: metrics.flops_at_quality(curve, target),
-        relative=True,
-        resamples=config.evaluation.bootstrap,
-        seed=config.evaluation.seed,
-    )
+    options, K, N = config.evaluation, len(theirs), len(theirs[0])
+    target, value = relative_flops(ours, theirs)
+    drawn = np.full(options.bootstrap, np.nan)
+    for b in range(options.bootstrap):
+        rng = np.random.default_rng([options.seed, b])
+        weights, picks = resample_weights(N, rng), rng.integers(0, K, K)
+        ours_b, theirs_b = [ours[k] for k in picks], [theirs[k] for k in picks]
+        made = relative_flops(ours_b, theirs_b, weights)[1]
+        drawn[b] = np.nan if made is None else made
     row = {"arm": arm, "against": against, "router": MAIN, "metric": "flops_at_equal_quality"}
-    return [row | {"at_quality": target, "difference": made.value, "ci": _ci(made.low, made.high)}]
+    return [row | {"at_quality": target, "difference": value, "ci": _ci(*interval(drawn))}]
+
+
+def relative_flops(
+    ours: Sequence[Ranked], theirs: Sequence[Ranked], weights: np.ndarray | None = None
+) -> tuple[float, float | None]:
+    """The quality Q_S + 0.9 (Q_L - Q_S) of ``theirs``, and FLOPs(ours) / FLOPs(theirs) - 1 there.
+
+    Means over seeds; queries counted ``weights`` times. The quality is that of the very sample,
+    so a resample is asked for a quality it has. None where either never reaches it.
+    """
+    curves = [[r.curve(weights) for r in side] for side in (ours, theirs)]
+    low, high = np.mean([curve.quality[[0, -1]] for curve in curves[1]], axis=0)
+    target = float(low + SHARE * (high - low))
+    spent = [[metrics.flops_at_quality(curve, target) for curve in side] for side in curves]
+    if any(flops is None for side in spent for flops in side):
+        return target, None
+    mean_ours, mean_theirs = (np.mean(np.array(side, np.float64)) for side in spent)
+    return target, float(mean_ours / mean_theirs - 1)
 
 
 def _ci(low: float | None, high: float | None) -> list[float] | None:

@@ -21,6 +21,7 @@ from routers.build import build
 from routers.curves import Ranked, rank
 from routers.errors import InputError
 from routers.evaluate import Evaluation, evaluate
+from routers.files import written
 
 
 def record_paths(config: Config, run: RunDirectory) -> list[Path]:
@@ -113,22 +114,20 @@ def _one(config: Config, run: RunDirectory, arm: str, seed: int) -> None:
     )
     json_path, scores_path = _paths(run, arm, seed)
     write_json(json_path, done.summary)
-    temporary = scores_path.with_name(f".{scores_path.name}")
-    with temporary.open("wb") as file:
+    with written(scores_path) as temporary, temporary.open("wb") as file:
         np.savez(file, **_columns(done))
-    temporary.replace(scores_path)
 
 
 def _charged(router: Router, run: RunDirectory) -> Router:
     """A prompt-stage router pays for the prefill of the small model it takes its embedding from.
 
-    2 FLOPs per parameter and prompt token; a kept query pays its prefill twice, which overstates
-    the cost of keeping by a little and never understates it.
+    2 FLOPs per parameter outside the embedding table and prompt token; attention is not counted.
+    It is charged on every query, so one that is kept pays its prefill twice.
     """
     if getattr(router, "embedding_flops", None) != 0:
         return router
-    parameters = read_json(run.folder / "data.json")["parameters"]["small"]
-    return dataclasses.replace(router, embedding_flops=2.0 * parameters)  # type: ignore[type-var]
+    per_token = 2.0 * read_json(run.folder / "data.json")["parameters"]["small_layers"]
+    return dataclasses.replace(router, embedding_flops=per_token)  # type: ignore[type-var]
 
 
 def _columns(done: Evaluation) -> dict[str, Any]:

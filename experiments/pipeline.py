@@ -34,6 +34,11 @@ def on_mesh() -> AbstractContextManager[object]:
     return jax.set_mesh(mesh.make_mesh())
 
 
+def _seeded(optimizer: OptimizerConfig, seed: int) -> OptimizerConfig:
+    """The optimiser of one run: the configured seed shifted by the run's."""
+    return dataclasses.replace(optimizer, seed=optimizer.seed + seed)
+
+
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
     """One experiment bound to its run directory."""
@@ -68,6 +73,12 @@ class Pipeline:
         arrays = [a for r in self.rows.values() for a in (r.tokens, r.targets, r.mask)]
         return fingerprint(self.config.data, *arrays, self.tokenizer.fingerprint)
 
+    @functools.cached_property
+    def judged_text(self) -> list[list[object]]:
+        """The examples to be judged, whole: what a token row does not show changes records too."""
+        examples = [e for split in JUDGED for e in self.rows[split].examples]
+        return [[e.id, e.task, e.prompt, e.target, *e.references] for e in examples]
+
     def model_config(self, size: ModelConfig) -> ModelConfig:
         """A size with the tokenizer's vocabulary."""
         return dataclasses.replace(size, vocab_size=size.vocab_size or self.tokenizer.vocab_size)
@@ -78,7 +89,13 @@ class Pipeline:
             masks.get(arm(name).mask)
         quality.check(self.config.data.metric)
         rows = self.rows
-        sizes = {"small": self.config.small, "large": self.config.large}
+        small, large = (self.model_config(s) for s in (self.config.small, self.config.large))
+        tables = 1 if small.tied_embeddings else 2
+        parameters = {
+            "small": parameter_count(small),
+            "large": parameter_count(large),
+            "small_layers": parameter_count(small) - tables * small.vocab_size * small.width,
+        }
         self.run.claim(self.config)  # from here on the data is known to be sound
         self.tokenizer.save(self.run.folder / "tokenizer.json")
         write_json(
@@ -87,7 +104,7 @@ class Pipeline:
                 "examples": {split: len(r) for split, r in rows.items()},
                 "tokens_per_row": {split: r.tokens.shape[1] for split, r in rows.items()},
                 "vocabulary": self.tokenizer.vocab_size,
-                "parameters": {n: parameter_count(self.model_config(s)) for n, s in sizes.items()},
+                "parameters": parameters,
                 "notes": [
                     *self.splits.notes,
                     *(f"{split}: {note}" for split, r in rows.items() for note in r.notes),
@@ -124,13 +141,13 @@ class Pipeline:
         self.run.stage("teacher", self.teacher_key, self._teach, clear="teacher", makes=made)
         for seed in self.config.seeds:
             name = f"base/seed{seed}"
-            optimizer = dataclasses.replace(self.config.base_train, seed=seed)
+            optimizer = _seeded(self.config.base_train, seed)
             self._fit(name, self.base_key(seed), self.config.small, optimizer)
             for arm_name in self.config.arms:
                 self._fit_arm(arm_name, seed)
 
     def _fit_arm(self, name: str, seed: int) -> None:
-        optimizer = dataclasses.replace(self.config.arm_train, seed=seed + 1_000)
+        optimizer = _seeded(self.config.arm_train, seed + 1_000)
         folder, base = f"arms/{name}/seed{seed}", f"base/seed{seed}"
         self._fit(folder, self.arm_key(name, seed), self.config.small, optimizer, name, base)
 
@@ -186,6 +203,8 @@ class Pipeline:
                 progress=advance,
             )
         teacher.save(self.run.folder / "teacher", signals, self.teacher_key)
+        rate = float(signals.hit.sum() / rows.mask.sum())
+        write_json(self.run.folder / "teacher" / "hit_rate.json", {"train": rate})
 
     # -- scoring ------------------------------------------------------------------------
 
@@ -202,7 +221,7 @@ class Pipeline:
     def _score(self, name: str, folder: str, size: ModelConfig, model_key: str) -> None:
         """One model over validation and test as a stage."""
         config = self.config.evaluation
-        key = fingerprint(model_key, config.topk)
+        key = fingerprint(model_key, config.topk, self.config.data.metric, self.judged_text)
         made = f"records/{name}.parquet"
 
         def work() -> None:

@@ -4,7 +4,6 @@ The suffix of the output file chooses the format (.png, .svg, .pdf). Figures are
 pyplot, so no window system, no global state. Every function returns the figure it wrote.
 """
 
-import os
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from experiments.report_data import REFERENCES, Curve, Run, choose, read
 from experiments.report_finding import finding
 from experiments.report_text import caption
 from routers.errors import InputError
+from routers.files import written
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -162,11 +162,9 @@ def _save(
     with matplotlib.rc_context(RC):  # type: ignore[arg-type]
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(f".{os.getpid()}-{out.name}")
         stamp = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix, {})
-        figure.savefig(temporary, format=suffix[1:], metadata=stamp)
-        temporary.replace(out)
+        with written(out) as temporary:
+            figure.savefig(temporary, format=suffix[1:], metadata=stamp)
     return figure
 
 

@@ -48,8 +48,8 @@ def covers_zero(comparison: dict[str, Any]) -> bool:
 def finding(run: Run) -> Finding:
     """The most telling comparison of the summary, in words.
 
-    FLOPs at equal quality come before areas, a CAT arm before others, the baseline before
-    other opponents, Chow-Average before other routers. ``difference`` of
+    A CAT arm comes before others, the baseline before other opponents, Chow-Average before
+    other routers; of that one pair, FLOPs at equal quality before the area. ``difference`` of
     ``flops_at_equal_quality`` is FLOPs(arm) / FLOPs(against) − 1; of other metrics, arm minus
     against.
     """
@@ -84,11 +84,11 @@ def _usable(comparison: dict[str, Any]) -> bool:
 
 def _rank(run: Run, comparison: dict[str, Any]) -> tuple[bool, ...]:
     return (
-        comparison["metric"] != "flops_at_equal_quality",
         not comparison["arm"].startswith("cat"),
         comparison["against"] != run.baseline,
         comparison.get("router") != MAIN_ROUTER,
         "against_router" in comparison,
+        comparison["metric"] != "flops_at_equal_quality",
     )
 
 

@@ -25,11 +25,10 @@ ROUTERS = {
 
 def write(page: Path, runs: Sequence[Path]) -> None:
     """Replace what stands between the markers of the page by the tables of these runs."""
-    text = page.read_text()
-    if BEGIN not in text or END not in text:
+    head, begun, rest = page.read_text("utf-8").partition(BEGIN)
+    _, ended, tail = rest.partition(END)
+    if not begun or not ended:
         raise InputError(f"{page}: lacks the lines '{BEGIN}' and '{END}'; put them back")
-    head, _, rest = text.partition(BEGIN)
-    tail = rest.partition(END)[2]
     body = "\n".join(section(run) for run in runs)
     write_text(page, f"{head}{BEGIN}\n\n{body}\n{END}{tail}")
 
@@ -55,7 +54,18 @@ def _about(run: Path, summary: dict[str, Any]) -> str:
         f"Small {small:,} parameters, large {large:,} ({spent:.0f} × the FLOPs a query), large "
         f"alone {quality:.3f} ({summary['quality_unit']}); {summary['n_fit']:,} validation and "
         f"{summary['n_test']:,} test queries, {len(summary['seeds'])} seeds; "
-        f"{minutes:.0f} minutes on one core."
+        f"{minutes:.0f} minutes on one core.{_hits(summary['large'])}"
+    )
+
+
+def _hits(large: dict[str, Any]) -> str:
+    """Whether the large model has memorised its training rows, which would blunt CAT's mask."""
+    rates = large.get("hit_rate")
+    if not rates:
+        return ""
+    return (
+        f" The large model's teacher-forced hits: {rates['train']:.1%} of training tokens, "
+        f"{rates['validation']:.1%} of validation's."
     )
 
 
@@ -83,7 +93,7 @@ def _audc(values: dict[str, Any] | None) -> str:
 
 
 def _comparisons(summary: dict[str, Any]) -> str:
-    """Paired differences of areas, intervals over queries and seeds; bold where 0 is outside."""
+    """Paired differences of areas, intervals over queries and seeds."""
     header = ["arm", "router", "against", "with router", "difference", "95 % interval"]
     rows = []
     for row in summary["comparisons"]:
@@ -108,26 +118,32 @@ def _difference(row: dict[str, Any], form: str) -> list[str]:
         return ["not reached", "–"]
     if ci is None:
         return [format(value, form), "–"]
-    text = format(value, form)
-    sure = not ci[0] <= 0 <= ci[1]
-    return [f"**{text}**" if sure else text, f"[{ci[0]:{form}}, {ci[1]:{form}}]"]
+    return [format(value, form), f"[{ci[0]:{form}}, {ci[1]:{form}}]"]
 
 
 def _robustness(answers: dict[str, Any]) -> str:
-    """Areas with few labels, on unseen tasks and on a skewed mix; mean over seeds."""
-    budgets = [str(n) for n in answers["budgets"]]
-    header = ["arm", "router", *(f"{n} labels" for n in budgets), "unseen tasks", "skewed mix"]
-    rows = []
-    for arm, routers in answers["arms"].items():
-        for name, row in routers.items():
-            cells = [_mean([seed[n] for seed in row["labels"]]) for n in budgets]
-            rows.append([arm, name, *cells, _mean(row["unseen"]), _mean(row["skewed"])])
-    return "Few labels, unseen tasks, a skewed test mix (areas):\n\n" + table(header, rows)
+    """Areas with few labels, on unseen tasks and on a skewed mix, and CAT's paired lead."""
+    ours = " with ".join(answers["ours"])
+    conditions = list(dict.fromkeys(row["condition"] for row in answers["rows"]))
+    cells = {(r["arm"], r["router"], r["condition"]): r for r in answers["rows"]}
+    sides = list(dict.fromkeys((r["arm"], r["router"]) for r in answers["rows"]))
+    areas = [[*side, *(_audc(cells[(*side, c)]) for c in conditions)] for side in sides]
+    leads = [
+        [*side, *(_lead(cells[(*side, c)]) for c in conditions)]
+        for side in sides
+        if list(side) != answers["ours"]
+    ]
+    header = ["arm", "router", *conditions]
+    return (
+        f"Few labels, unseen tasks, a skewed test mix (areas):\n\n{table(header, areas)}\n\n"
+        f"What {ours} is ahead of each by (paired):\n\n{table(header, leads)}"
+    )
 
 
-def _mean(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):.3f}" if known and len(known) == len(values) else "–"
+def _lead(row: dict[str, Any]) -> str:
+    value, ci = row["ours_minus_this"], row["ci"]
+    interval = "" if ci is None else f" [{ci[0]:+.3f}, {ci[1]:+.3f}]"
+    return f"{value:+.3f}{interval}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

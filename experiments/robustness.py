@@ -1,11 +1,11 @@
 """What CAT should be uniquely good for: few labelled queries, and a test mix that has moved.
 
 A learned router needs queries on which both models were judged; a Chow rule on a CAT-trained
-model needs none. Three questions, each answered with areas under the deferral curve on test:
+model needs none. Each condition is a choice of fitting queries and of test queries:
 
-labels   learned routers fitted on 50, 500, 5,000 … validation queries (0: training-free only)
-unseen   fitted on one half of the tasks, tested on the other half (mean of both directions)
-skewed   fitted on the validation mix, tested where every other task is four times as frequent
+N labels  fitted on N validation queries drawn by the seed, tested on all of test
+unseen    fitted on every other task, tested on the tasks in between
+skewed    fitted on all of validation, tested where every other task is four times as frequent
 """
 
 from __future__ import annotations
@@ -16,94 +16,85 @@ from typing import Any
 import numpy as np
 
 from cat.config import Config
+from experiments.compare import MAIN
 from experiments.evaluation import load_pair
 from experiments.rundir import RunDirectory, write_json
+from experiments.summary import spread
 from routers.base import Inputs, Outcomes, Router
+from routers.bootstrap import hierarchical_difference
 from routers.build import build
-from routers.curves import rank
-from routers.errors import InputError
+from routers.curves import Ranked, rank
 from routers.metrics import audc
 
-BUDGETS = (0, 50, 500, 5_000)
+BUDGETS = (50, 500, 5_000)
 SKEW = 4
+OURS = ("cat_xent", MAIN)
 
 Split = tuple[Inputs, Outcomes]
+Rows = tuple[np.ndarray, np.ndarray]  # of the fit split, of the test split
 
 
 def write(config: Config, run: RunDirectory, arms: Sequence[str], routers: Sequence[str]) -> None:
-    """Answer the three questions for these arms and routers, all seeds; writes robustness.json."""
-    answers: dict[str, Any] = {"budgets": list(BUDGETS), "arms": {}}
+    """Areas of these arms and routers under every condition, and CAT-Xent with a Chow rule
+    against each of them, paired over queries and seeds; writes robustness.json."""
+    ranked: dict[tuple[str, str], list[dict[str, Ranked]]] = {}
     for arm in arms:
-        rows: dict[str, Any] = {}
-        for spec in routers:
-            seeds = [_answers(build(spec), config, run, arm, seed) for seed in config.seeds]
-            rows[spec] = {key: [seed[key] for seed in seeds] for key in seeds[0]}
-        answers["arms"][arm] = rows
-    write_json(run.folder / "robustness.json", answers)
+        for seed in config.seeds:
+            fit, test = (load_pair(config, run, arm, seed, s) for s in ("validation", "test"))
+            for spec in routers:
+                made = rankings(build(spec), fit, test, seed)
+                ranked.setdefault((arm, spec), []).append(made)
+    rows = []
+    for (arm, spec), seeds in ranked.items():
+        for condition in seeds[0]:
+            row = {"arm": arm, "router": spec, "condition": condition}
+            theirs = [seed[condition] for seed in seeds]
+            row |= spread(theirs, {"audc": audc}, config.evaluation.bootstrap, 0)
+            if OURS in ranked and (arm, spec) != OURS:
+                ours = [seed[condition] for seed in ranked[OURS]]
+                row |= _difference(config, ours, theirs)
+            rows.append(row)
+    write_json(run.folder / "robustness.json", {"ours": list(OURS), "rows": rows})
 
 
-def _answers(
-    router: Router, config: Config, run: RunDirectory, arm: str, seed: int
-) -> dict[str, Any]:
-    """One arm, one seed: areas by label budget, on unseen tasks, and on a skewed mix."""
-    fit, test = (load_pair(config, run, arm, seed, split) for split in ("validation", "test"))
-    by_budget = {str(n): budget_audc(router, fit, test, n, seed) for n in BUDGETS}
-    return {
-        "labels": by_budget,
-        "unseen": unseen_tasks_audc(router, fit, test),
-        "skewed": skewed_audc(router, fit, test),
-    }
+def _difference(config: Config, ours: Sequence[Ranked], theirs: Sequence[Ranked]) -> dict[str, Any]:
+    made = hierarchical_difference(ours, theirs, resamples=config.evaluation.bootstrap)
+    ci = None if made.low is None else [made.low, made.high]
+    return {"ours_minus_this": made.value, "ci": ci}
 
 
-def fitted_audc(
-    router: Router, fit: Split, test: Split, weights: np.ndarray | None = None
-) -> float:
-    """Area under the deferral curve on ``test`` (weighted) of the router fitted on ``fit``."""
-    inputs, outcomes = test
-    seen = inputs.at_stage(router.stage)
-    fitted = router.fit(fit[0].at_stage(router.stage), fit[1]) if router.learned else router
-    flops = fitted.flops_per_query(seen)
-    ranked = rank(fitted.score(seen), outcomes, stage=router.stage, router_flops=flops)
-    return audc(ranked.curve(weights))
+def rankings(router: Router, fit: Split, test: Split, seed: int) -> dict[str, Ranked]:
+    """The test queries of every condition ranked by the router fitted for it."""
+    fitted: dict[bytes, Router] = {}
+    made = {}
+    for name, (fit_rows, test_rows) in conditions(fit[0].task, test[0].task, seed).items():
+        key = fit_rows.tobytes()
+        if key not in fitted:
+            fitted[key] = _fit(router, fit, fit_rows)
+        made[name] = _rank(fitted[key], test, test_rows)
+    return made
 
 
-def budget_audc(router: Router, fit: Split, test: Split, budget: int, seed: int) -> float | None:
-    """With ``budget`` labelled queries drawn from the fit split; None where it cannot be done.
-
-    A learned router needs at least one label; a budget beyond the split is not met.
-    """
-    if router.learned and (budget == 0 or budget > len(fit[0])):
-        return None
-    rows = np.random.default_rng(seed).permutation(len(fit[0]))[:budget]
-    return fitted_audc(router, (fit[0].take(rows), fit[1].take(rows)), test)
-
-
-def unseen_tasks_audc(router: Router, fit: Split, test: Split) -> float | None:
-    """Fitted on half of the tasks, tested on the other; mean of both directions.
-
-    None when there is a single task.
-    """
-    names = sorted(set(test[0].task.tolist()))
-    if len(names) < 2:
-        return None
-    halves = (names[::2], names[1::2])
-    areas = [
-        fitted_audc(router, _only(fit, seen), _only(test, unseen))
-        for seen, unseen in (halves, halves[::-1])
-    ]
-    return float(np.mean(areas))
+def conditions(fit_task: np.ndarray, test_task: np.ndarray, seed: int) -> dict[str, Rows]:
+    """Row indices of every condition that these splits can answer."""
+    every, everything = np.arange(len(fit_task)), np.arange(len(test_task))
+    order = np.random.default_rng(seed).permutation(len(fit_task))
+    made = {f"{n} labels": (np.sort(order[:n]), everything) for n in BUDGETS if n <= len(fit_task)}
+    tasks = sorted(set(test_task.tolist()))
+    if len(tasks) < 2:
+        return made
+    favoured, seen = np.isin(test_task, tasks[::2]), np.isin(fit_task, tasks[::2])
+    made["unseen"] = (every[seen], everything[~favoured])
+    rare = everything[~favoured][::SKEW]
+    made["skewed"] = (every, np.sort(np.concatenate([everything[favoured], rare])))
+    return made
 
 
-def skewed_audc(router: Router, fit: Split, test: Split) -> float:
-    """Tested with every other task ``SKEW`` times as frequent, fitted as usual."""
-    names = sorted(set(test[0].task.tolist()))
-    weights = np.where(np.isin(test[0].task, names[::2]), SKEW, 1)
-    return fitted_audc(router, fit, test, weights)
+def _fit(router: Router, split: Split, rows: np.ndarray) -> Router:
+    inputs, outcomes = split
+    return router.fit(inputs.take(rows).at_stage(router.stage), outcomes.take(rows))
 
 
-def _only(split: Split, tasks: Sequence[str]) -> Split:
-    """The queries of these tasks."""
-    rows = np.flatnonzero(np.isin(split[0].task, list(tasks)))
-    if not len(rows):
-        raise InputError(f"no queries of tasks {', '.join(tasks)}; raise data.validation_size")
-    return split[0].take(rows), split[1].take(rows)
+def _rank(router: Router, split: Split, rows: np.ndarray) -> Ranked:
+    inputs, outcomes = split[0].take(rows).at_stage(router.stage), split[1].take(rows)
+    return rank(router.score(inputs), outcomes, stage=router.stage)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -25,14 +24,13 @@ from typing import Any
 
 from cat.config import Config, to_dict
 from routers.errors import InputError
+from routers.files import written
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write whole or not at all: to a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    """UTF-8, whole or not at all."""
+    with written(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -99,10 +97,10 @@ class RunDirectory:
                 shutil.rmtree(made)
         done.unlink(missing_ok=True)
         write_text(begun, key)
-        start = time.perf_counter()
+        start, sources = time.perf_counter(), commit(Path(__file__).resolve().parents[1])
         work()
         seconds = round(time.perf_counter() - start, 2)
-        write_json(done, {"fingerprint": key, "seconds": seconds})
+        write_json(done, {"fingerprint": key, "seconds": seconds, "commit": sources})
         begun.unlink()
         return True
 
@@ -149,10 +147,13 @@ def provenance() -> dict[str, Any]:
 
 
 def commit(source: Path) -> str:
-    """Twelve digits of the commit checked out in this very folder, or ``unknown``."""
+    """Twelve digits of the commit checked out in this very folder, or ``unknown``.
+
+    ``-dirty`` follows where tracked files differ from it.
+    """
     # An installed copy may lie inside some other project's checkout: its commit says nothing.
     if not (source / ".git").exists() or shutil.which("git") is None:
         return "unknown"
-    command = ["git", "-C", str(source), "rev-parse", "--short=12", "HEAD"]
-    git = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"]
+    git = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, check=False)
     return git.stdout.strip() or "unknown"

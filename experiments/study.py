@@ -19,16 +19,6 @@ from experiments.rundir import RunDirectory, read_json
 
 GENERATED = ("generated_full", "generated_feasible")
 REAL = ("clinc150", "scan", "babi", "tatoeba_en_de")
-ROUTERS = (
-    "random",
-    "length",
-    "chow_sum",
-    "chow_average",
-    "chow_quantile:alpha=0",
-    "edge_inference",
-    "cat_router",
-    "post_hoc:learner=booster",
-)
 ROBUST_ROUTERS = ("chow_average", "cat_router", "post_hoc:learner=booster")
 ROBUST_ARMS = ("xent", "cat_xent", "random_mask", "gatekeeper")
 ONE_CORE = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"

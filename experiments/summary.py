@@ -16,7 +16,7 @@ from cat.config import Config
 from experiments import evaluation
 from experiments.compare import MAIN, Rankings, compare, findings
 from experiments.grid import CURVE_RESAMPLES, mean_curve, write_curve
-from experiments.rundir import RunDirectory, provenance, write_json
+from experiments.rundir import RunDirectory, provenance, read_json, write_json
 from routers import metrics
 from routers.bootstrap import Metric, interval, replicates
 from routers.curves import Curve, Ranked, oracle_score, rank
@@ -31,7 +31,8 @@ def write(config: Config, run: RunDirectory) -> None:
     _write_curves(config, run, rankings)
     first = evaluations[config.arms[0]][0]
     comparisons = compare(config, rankings)
-    data = json.loads((run.folder / "data.json").read_text())
+    data = read_json(run.folder / "data.json")
+    large = _large(config, run, rankings, first, data)
     write_json(
         run.folder / "summary.json",
         {
@@ -40,11 +41,11 @@ def write(config: Config, run: RunDirectory) -> None:
             "n_test": first["n_test"],
             "seeds": list(config.seeds),
             "protocol": "sweep",
-            "cost": "exact forward matmul FLOPs; the small model is always paid",
+            "cost": COST,
             "quality_unit": config.data.metric.replace("_", " "),
             "provenance": provenance() | {"duration_s": round(sum(run.seconds().values()), 1)},
             "small": {"params": data["parameters"]["small"]},
-            "large": _large(config, rankings, first, data),
+            "large": large,
             "arms": {
                 arm: _arm(config, run, arm, rankings[arm], evaluations[arm]) for arm in config.arms
             },
@@ -52,7 +53,7 @@ def write(config: Config, run: RunDirectory) -> None:
             "findings": findings(comparisons),
             "tasks": _tasks(config, run, evaluations, rankings),
             "macro": _macro(evaluations),
-            "notes": notes(config, data),
+            "notes": notes(config, data, large),
         },
     )
 
@@ -116,14 +117,33 @@ def _saving(level: float) -> Metric:
 
 
 def _large(
-    config: Config, rankings: Rankings, first: dict[str, Any], data: dict[str, Any]
+    config: Config,
+    run: RunDirectory,
+    rankings: Rankings,
+    first: dict[str, Any],
+    data: dict[str, Any],
 ) -> dict[str, Any]:
     """The large model alone."""
     ranked = rankings[config.arms[0]]["random"][:1]
     options = config.evaluation
     quality = spread(ranked, {"quality": _large_quality}, options.bootstrap, options.seed)
     params = data["parameters"]["large"]
-    return quality | {"flops": first["flops"]["large"], "params": params}
+    about = {"flops": first["flops"]["large"], "params": params}
+    return quality | about | {"hit_rate": hit_rates(config, run)}
+
+
+def hit_rates(config: Config, run: RunDirectory) -> dict[str, float] | None:
+    """The large model's teacher-forced hits per response token, on train rows and on validation.
+
+    CAT's mask is made of its hits on rows it was trained on: where it has memorised them, the
+    mask keeps everything and CAT is plain cross-entropy. None without stored teacher signals.
+    """
+    path = run.folder / "teacher" / "hit_rate.json"
+    pair = evaluation.load_pair(config, run, config.arms[0], config.seeds[0], "validation")
+    forced = pair[1].forced_hit_large
+    if not path.exists() or forced is None:
+        return None
+    return {"train": read_json(path)["train"], "validation": float(np.mean(forced.values))}
 
 
 def _arm(
@@ -237,13 +257,20 @@ def _macro(evaluations: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def notes(config: Config, data: dict[str, Any]) -> list[str]:
+COST = "exact forward matmul FLOPs; a response-stage cascade always pays the small model"
+
+MEMORISED = 0.02
+"""Hit rate on train minus that on validation from which CAT's mask is no longer to be trusted."""
+
+
+def notes(config: Config, data: dict[str, Any], large: dict[str, Any]) -> list[str]:
     """What a reader must know before believing the numbers."""
     lines = [
         "The sweep ranks test queries and draws the whole curve: it compares rankings, and no "
         "threshold in it was chosen without seeing test. The transfer points were: their "
         "thresholds come from validation.",
         "Cost is forward matmul FLOPs; memory traffic, latency and training are not in it.",
+        _parameter_rule(data["parameters"]),
     ]
     if len(config.seeds) < 5:
         lines.append(
@@ -255,4 +282,20 @@ def notes(config: Config, data: dict[str, Any]) -> list[str]:
             "The full mix holds families neither model can learn, the friendliest regime for CAT; "
             "read it beside the mix without them (--data.mix feasible)."
         )
+    rates = large["hit_rate"]
+    if rates and rates["train"] - rates["validation"] > MEMORISED:
+        lines.append(
+            f"The large model hits {rates['train']:.1%} of its own training tokens and "
+            f"{rates['validation']:.1%} of validation's: it has memorised, so CAT's mask keeps "
+            "tokens it would not keep on new text, and CAT is closer to plain cross-entropy."
+        )
     return lines + data["notes"]
+
+
+def _parameter_rule(parameters: dict[str, int]) -> str:
+    """The 2N rule beside the exact count: the choice of formula moves every saving."""
+    ratio = parameters["small"] / parameters["large"]
+    return (
+        f"By the rule of 2 FLOPs per parameter and token the small model would cost {ratio:.1%} "
+        "of the large one per token; the figures here use the exact count."
+    )

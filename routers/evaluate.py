@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from jaxtyping import Float
 from routers.base import Inputs, Outcomes, Router
 from routers.curves import Curve, Ranked
 from routers.errors import InputError
+from routers.files import written
 from routers.measure import Split, add_intervals, describe, references, tiers, transfer
 from routers.measure import by_task as measure_by_task
 from routers.records import Records, pair, small_and_large
@@ -124,7 +124,6 @@ def write_curves(evaluation: Evaluation, folder: Path) -> Evaluation:
     Columns: threshold, deferral_rate, quality, flops. Returns the evaluation with the paths in
     its summary (``curve_csv``).
     """
-    folder.mkdir(parents=True, exist_ok=True)
     entries = {}
     for name, curve in evaluation.curves.items():
         path = folder / (re.sub(r"[^\w.=-]+", "-", name) + ".csv")
@@ -136,13 +135,11 @@ def write_curves(evaluation: Evaluation, folder: Path) -> Evaluation:
 
 
 def _write_csv(curve: Curve, path: Path) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with draft.open("w", newline="", encoding="utf-8") as file:
+    with written(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["threshold", "deferral_rate", "quality", "flops"])
         columns = (curve.threshold, curve.deferral_rate, curve.quality, curve.cost)
         writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
-    os.replace(draft, path)
 
 
 def _with_columns(routers: Mapping[str, Router], inputs: Inputs) -> dict[str, Router]:

@@ -19,6 +19,8 @@ from routers.errors import InputError
 
 Arrays = dict[str, np.ndarray]
 Loss = Literal["bce", "squared"]
+Goal = Literal["gain", "fixes"]
+"""What a learned router predicts: the quality deferring brings, or whether it brings any."""
 
 LEAST_ROWS = 20
 """Below this many rows nothing is learned: the answer is a constant."""
@@ -34,20 +36,20 @@ def fitted(router: Router, arrays: Arrays | None) -> Arrays:
     return arrays
 
 
-def target(outcomes: Outcomes) -> tuple[Float64[np.ndarray, " N"], Loss]:
+def target(outcomes: Outcomes, goal: Goal) -> tuple[Float64[np.ndarray, " N"], Loss]:
     """What a learned router predicts, and the loss that fits it.
 
-    Quality all 0 or 1: z = 1[q_L > q_S] by cross-entropy; else z = q_L - q_S by squared error.
-    Source: targets (a) and (b) of post-hoc deferral, Jitkrittum et al. 2023 (2307.02764):
-    for a fixed cost the Bayes rule defers iff E[q_L - q_S | x] > c.
+    ``gain``: z = q_L - q_S by squared error, since for a fixed cost the Bayes rule defers iff
+    E[q_L - q_S | x] > c. ``fixes``: z = 1[q_L > q_S] by cross-entropy, which forgets the
+    queries that deferring would spoil: the best predictor of it can rank worse than chance.
+    Source: targets (b) and (a) of post-hoc deferral, Jitkrittum et al. 2023 (2307.02764).
     """
     if not len(outcomes):
         raise InputError("no queries to fit a router on; choose a fit split that has some")
-    quality = np.concatenate([outcomes.quality_small, outcomes.quality_large])
     gain_N = outcomes.gain.astype(np.float64)
-    if np.isin(quality, (0.0, 1.0)).all():
-        return (gain_N > 0).astype(np.float64), "bce"
-    return gain_N, "squared"
+    if goal == "gain":
+        return gain_N, "squared"
+    return (gain_N > 0).astype(np.float64), "bce"
 
 
 def learnable(target_N: Float[np.ndarray, " N"]) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from routers import storage, thresholds
 from routers.base import Inputs, Router
 from routers.errors import InputError
+from routers.files import written
 from routers.records import Records, pair, small_and_large
 
 FORMAT = "cascade-policy"
@@ -55,9 +55,8 @@ class Policy:
         threshold = self.threshold if np.isfinite(self.threshold) else str(self.threshold)
         body = {"format": FORMAT, "schema": SCHEMA, "threshold": threshold, "about": self.about}
         body["router"] = path.with_suffix(".safetensors").name
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
-        temporary.replace(path)
+        with written(path) as temporary:
+            temporary.write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Policy:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from routers import schema
 from routers.arrow import floats, matrix, pc, ragged, strings
 from routers.base import Inputs, Outcomes
 from routers.errors import InputError, did_you_mean
+from routers.files import written
 
 KEY = b"cascade_records"  # of the Parquet file metadata
 
@@ -63,13 +63,8 @@ def write(path: Path, records: Records) -> None:
     """
     table = schema.normalise(records.table, path.name)
     head = json.dumps({"schema_version": schema.VERSION, "provenance": records.metadata})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table.replace_schema_metadata({KEY: head.encode()}), draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with written(path) as temporary:
+        pq.write_table(table.replace_schema_metadata({KEY: head.encode()}), temporary)
 
 
 def read(paths: Sequence[Path]) -> Records:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from safetensors.numpy import save_file
 from routers.base import Router
 from routers.build import hyper_parameters, router_class
 from routers.errors import InputError
+from routers.files import written
 
 FORMAT = "cascade-router"
 SCHEMA = 1
@@ -37,13 +37,8 @@ def save(router: Router, path: Path) -> None:
         "router": name,
         "fields": json.dumps(fields),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with written(path) as temporary:
         save_file(_arrays(router), temporary, metadata=header)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Router:

@@ -1,8 +1,8 @@
 """Choosing the operating point on one split, and what it achieves on another.
 
 A query is deferred iff ``score >= threshold``. A threshold is one of the scores it was chosen
-from, or +inf for "defer nothing": a deployed rule cannot stop inside a group of equal scores,
-so achieved rates move in whole groups. Letters: N queries.
+from, +inf for "defer nothing" or -inf for "defer all": a deployed rule cannot stop inside a
+group of equal scores, so achieved rates move in whole groups. Letters: N queries.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class OperatingPoint:
 def for_deferral_rate(score: Shaped[np.ndarray, " N"], rate: float) -> float:
     """The threshold with the highest deferral rate that does not exceed ``rate``.
 
+    A rate of 1 gives -inf: send on every query, also one that scores below all of these.
+
     Ties never exceed the rate either: a group of equal scores that does not fit whole is kept
     whole, so all-equal scores give +inf for every rate below 1.
 
@@ -47,6 +49,8 @@ def for_deferral_rate(score: Shaped[np.ndarray, " N"], rate: float) -> float:
     falling = np.sort(score.astype(np.float64))[::-1]
     allowed = int(np.floor(rate * len(falling) + ROUNDING))
     last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
+    if allowed >= len(falling):
+        return -float("inf")
     fits = last[last < allowed]
     return float(falling[fits[-1]]) if len(fits) else float("inf")
 

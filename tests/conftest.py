@@ -9,6 +9,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "float32")
+jax.config.update("jax_disable_most_optimizations", True)  # small programs: compiling is the cost
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cat", "routers", "experiments")
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", "sklearn", "scipy", "matplotlib"}
 RECORD_SCHEMA = {"routers.records", "routers.schema", "routers.errors", "routers.ragged"}
-CAT_MAY_IMPORT = RECORD_SCHEMA | {"routers.fields"}
+CAT_MAY_IMPORT = RECORD_SCHEMA | {"routers.fields", "routers.files"}
 LEARNERS = {"routers.learn"}  # need JAX themselves; imported by ``fit`` alone
 MOST_LINES = 350
 
@@ -110,11 +110,12 @@ def test_routers_reach_heavy_libraries_only_inside_functions():
     assert {n for n, names in first.items() if LEARNERS & names} == set()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["--help"], ["evaluate", "--help"], ["calibrate", "--help"], ["routers"], ["configs"]],
-    ids=" ".join,
-)
+VERBS = sorted(path.stem for path in (ROOT / "experiments" / "commands").glob("[!_]*.py"))
+LISTS = ["configs", "routers", "tasks"]
+LIGHT = [[], ["--help"], ["run", "demo", "--help"], *([name] for name in LISTS)]
+
+
+@pytest.mark.parametrize("arguments", [*LIGHT, *([verb, "--help"] for verb in VERBS)], ids=" ".join)
 def test_light_commands_stay_light(arguments):
     code = (
         "import json, sys\nfrom experiments.cli import main\n"
@@ -128,6 +129,15 @@ def test_light_commands_stay_light(arguments):
     exit_code, loaded = json.loads(done.stdout.splitlines()[-1])
     assert exit_code == 0
     assert not HEAVY & set(loaded)
+
+
+@pytest.mark.parametrize("name", ["cat.config", "cat.example", "cat.quality", "cat.tasks"])
+def test_text_is_read_and_graded_without_jax(name):
+    code = f"import sys, {name}; print(*{{m.partition('.')[0] for m in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert name.partition(".")[0] in done.stdout.split()
+    assert not HEAVY & set(done.stdout.split())
 
 
 def layout() -> str:

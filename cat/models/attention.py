@@ -56,9 +56,11 @@ def attend(
     scores = jnp.einsum("BTKGC,BSKC->BKGTS", q_BTKGC, k_BSKC).astype(jnp.float32) * C**-0.5
     mask = visible_BTS[:, None, None, :, :]
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    # the second where: a row with no visible key has uniform weights, and must give 0
-    weights = jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0.0).astype(v_BSKC.dtype)
-    return jnp.einsum("BKGTS,BSKC->BTKGC", weights, v_BSKC).reshape(B, T, H, C)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKC.dtype)
+    mixed_BTHC = jnp.einsum("BKGTS,BSKC->BTKGC", weights, v_BSKC).reshape(B, T, H, C)
+    # a query with no visible key has uniform weights, and must give 0
+    sees_BT = jnp.any(visible_BTS, axis=-1)
+    return jnp.where(sees_BT[:, :, None, None], mixed_BTHC, 0.0)
 
 
 class Attention(nnx.Module):

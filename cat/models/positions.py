@@ -5,6 +5,7 @@ Letters: B batch, T tokens, H heads, C head size.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -34,6 +35,8 @@ def rotate(
     frequencies = inverse_frequencies(x_BTHC.shape[-1], base)
     angle_BTc = positions_BT.astype(jnp.float32)[..., None] * frequencies[None, None, :]
     cos, sin = jnp.cos(angle_BTc)[:, :, None, :], jnp.sin(angle_BTc)[:, :, None, :]
+    # kept apart, or XLA on CPU computes them again in every fusion: a quarter of a small step
+    cos, sin = jax.lax.optimization_barrier((cos, sin))
     first, second = jnp.split(x_BTHC.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x_BTHC.dtype)

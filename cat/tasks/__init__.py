@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from cat.config import DataConfig
+from cat.example import Example
 from cat.tasks import splitting
-from cat.types import Example
 from routers.errors import InputError, did_you_mean
 
 SPLITS = ("train", "validation", "test")

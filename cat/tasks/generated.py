@@ -17,9 +17,9 @@ import zlib
 import numpy as np
 
 from cat.config import DataConfig
+from cat.example import Example
 from cat.tasks.families import FAMILIES, Family
 from cat.tasks.splitting import of_split
-from cat.types import Example
 from routers.errors import InputError, did_you_mean
 
 MIXES = ["full", "feasible"]

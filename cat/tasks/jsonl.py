@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cat.config import DataConfig
-from cat.types import Example
+from cat.example import Example
 from routers.errors import InputError, did_you_mean
 
 _SPLITS = ["train", "validation", "test"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-from cat.types import Example
+from cat.example import Example
 
 BUCKETS = 10
 VALIDATION_BUCKET, TEST_BUCKET = 8, 9  # 0-7 are train

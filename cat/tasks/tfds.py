@@ -18,7 +18,7 @@ import dataclasses
 from typing import Any
 
 from cat.config import DataConfig
-from cat.types import Example
+from cat.example import Example
 from routers.errors import InputError
 
 _IDS = {"id", "idx", "guid", "uid"}

@@ -12,9 +12,14 @@ from routers.errors import InputError, did_you_mean
 
 
 def names() -> dict[str, str]:
-    """Every configuration of this folder and the first line of its header, without importing it."""
+    """Every configuration of this folder and the first line of its header, without importing it.
+
+    A file whose name starts with an underscore holds what others share and is none itself.
+    """
     found = {}
     for module in pkgutil.iter_modules(__path__):
+        if module.name.startswith("_"):
+            continue
         doc = ast.get_docstring(ast.parse(Path(__path__[0], f"{module.name}.py").read_text()))
         found[module.name] = (doc or "").partition("\n")[0]
     return found

@@ -5,31 +5,24 @@ Command:   cascade run clinc150 --data PATH/TO/clinc150
 Hardware:  1 CPU core
 """
 
-from cat.config import Config, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig
-from experiments.study import ROUTERS
+import dataclasses
+
+from cat.config import Config
+from experiments.configs._study import TEXT
 
 
 def config() -> Config:
     """Words as tokens, rare ones unknown."""
-    return Config(
+    return dataclasses.replace(
+        TEXT,
         name="clinc150",
-        data=DataConfig(
-            task="jsonl",
+        data=dataclasses.replace(
+            TEXT.data,
             tokenizer="words:2000",
-            metric="exact_match",
-            train_size=20000,
-            validation_size=3100,
-            test_size=5500,
+            train_size=20_000,
+            validation_size=3_100,
+            test_size=5_500,
             max_prompt_tokens=24,
             max_response_tokens=8,
         ),
-        small=ModelConfig(width=24, layers=2, heads=2, kv_heads=2, head_dim=12, ffn=72),
-        large=ModelConfig(width=96, layers=3, heads=4, kv_heads=4, head_dim=24, ffn=288),
-        large_train=OptimizerConfig(steps=2000, learning_rate=2e-3),
-        base_train=OptimizerConfig(steps=500, learning_rate=4e-3),
-        arm_train=OptimizerConfig(steps=1500, learning_rate=4e-3),
-        arms=("xent", "dist", "cat_xent", "cat_dist", "random_mask"),
-        seeds=(0, 1, 2),
-        teacher_topk=16,
-        evaluation=EvaluationConfig(routers=ROUTERS),
     )

@@ -16,20 +16,21 @@ from routers.ragged import Ragged
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CatRouter(Router):
-    """P(small wrong and large right) from the small model's own token signals.
+    """The quality deferring would bring, from the small model's own token signals.
 
     z_i = [log-probability, entropy, top-1 minus top-2 margin, top-K log-probabilities] at each
     response token; x = [mean_i z, min_i z, max_i z, log(1 + N)];
-    score = sigmoid(MLP(x)), two hidden layers of 32, trained by cross-entropy on
-    1[q_L > q_S]. Where quality is not all 0 or 1, the MLP regresses q_L - q_S instead and the
-    score is that gain. With fewer than 20 fitting queries, or one class only, the score is a
-    constant. Fit on queries the small model was not trained on: there it is over-confident.
+    score = MLP(x), two hidden layers of 32. ``goal=gain``: squared error to q_L - q_S;
+    ``goal=fixes``: cross-entropy to 1[q_L > q_S], "small wrong and large right", score in
+    (0, 1). With fewer than 20 fitting queries, or all alike, the score is a constant. Fit on
+    queries the small model was not trained on: there it is over-confident.
 
     Source: our reading of a learned router for CAT (2406.00060), whose own was not available
     to us; signals, pooling, width and loss are our choice.
     """
 
     learned: ClassVar[bool] = True
+    goal: mlp.Goal = "gain"
     topk: int = 10  # K; fewer if the records hold fewer
     seed: int = 0
     weights_: dict[str, np.ndarray] | None = None
@@ -42,14 +43,14 @@ class CatRouter(Router):
         """Train on the gain of each query."""
         from routers import learn
 
-        target_N, loss = mlp.target(outcomes)
+        target_N, loss = mlp.target(outcomes, self.goal)
         k = usable_k(column(inputs, "topk_logprob"), self.topk)
         recipe = learn.Recipe(loss=loss, seed=self.seed)
         weights = learn.train(self._features(inputs, k), target_N, recipe)
         return dataclasses.replace(self, weights_={**weights, "k": np.array(k)})
 
     def score(self, inputs: Inputs) -> np.ndarray:
-        """[N] probabilities, or gains where quality was graded."""
+        """[N] predicted gains, or probabilities of a gain."""
         weights = mlp.fitted(self, self.weights_)
         return mlp.predict(weights, self._features(inputs, int(weights["k"])))
 

@@ -15,8 +15,8 @@ class ChowAverage(Router):
     """Mean negative log-likelihood per response token, in nats.
 
     score = r(x) = - (1 / N) sum_i log p_S(y_i | x, y_<i), y the small model's own response.
-    Source: the deferral rule of CAT (2406.00060); Chow-Average of Gupta et al. 2024
-    (2404.10136), sign flipped so that higher = send on.
+    Source: CAT's deferral rule (2406.00060) as secondary sources report it; Chow-Average of
+    Gupta et al. 2024 (2404.10136), sign flipped so that higher = send on.
     """
 
     def score(self, inputs: Inputs) -> np.ndarray:

@@ -16,8 +16,8 @@ class Entropy(Router):
     """Mean (or greatest) entropy of the next-token distribution over the response, in nats.
 
     score = mean_i H(p_S(. | x, y_<i)), or max_i with ``reduce=max``.
-    Source: mean token entropy as the deferral signal for generation, Gatekeeper (2502.19335);
-    the maximum is our choice, by analogy with Chow-Quantile at alpha 0.
+    Source: mean token entropy is, from memory and not checked, the signal Gatekeeper (2502.19335)
+    uses for generation; the maximum is our choice, by analogy with Chow-Quantile at alpha 0.
     """
 
     reduce: Literal["mean", "max"] = "mean"

@@ -16,11 +16,11 @@ from routers.features import column, quantile_vector
 class PostHoc(Router):
     """A learned rule over quantiles of the token log-probabilities, their mean and their number.
 
-    x = [quantiles at 0, 0.1, ..., 1; mean; N]; score = P(q_L > q_S | x), fitted by
-    cross-entropy where quality is all 0 or 1; else E[q_L - q_S | x], by squared error.
+    x = [quantiles at 0, 0.1, ..., 1; mean; N]; ``goal=gain``: score = E[q_L - q_S | x],
+    by squared error; ``goal=fixes``: score = P(q_L > q_S | x), by cross-entropy.
     ``learner=mlp``: 5 hidden layers of 32 with batch norm, at most 200 epochs, the best by a
     held-out tenth. ``learner=booster``: 100 trees of depth 3. With fewer than 20 fitting
-    queries, or one class only, the score is a constant. Fit on queries the small model was not
+    queries, or all alike, the score is a constant. Fit on queries the small model was not
     trained on: there it is over-confident.
 
     Source: Post-Hoc-Quantile of Gupta et al. 2024 (2404.10136), as secondary sources give it:
@@ -31,13 +31,14 @@ class PostHoc(Router):
 
     learned: ClassVar[bool] = True
     learner: Literal["booster", "mlp"] = "booster"
+    goal: mlp.Goal = "gain"
     seed: int = 0
     weights_: dict[str, np.ndarray] | None = None
 
     def fit(self, inputs: Inputs, outcomes: Outcomes) -> PostHoc:
         """Train the learner on the gain of each query."""
         features_NF = self._features(inputs)
-        target_N, loss = mlp.target(outcomes)
+        target_N, loss = mlp.target(outcomes, self.goal)
         if self.learner == "booster":
             weights = trees.train(features_NF, target_N, loss, self.seed)
         else:
@@ -50,7 +51,7 @@ class PostHoc(Router):
         return dataclasses.replace(self, weights_=weights)
 
     def score(self, inputs: Inputs) -> np.ndarray:
-        """[N] probabilities, or gains where quality was graded."""
+        """[N] predicted gains, or probabilities of a gain."""
         weights = mlp.fitted(self, self.weights_)
         predict = trees.predict if self.learner == "booster" else mlp.predict
         return predict(weights, self._features(inputs))

@@ -26,8 +26,8 @@ class Prompt(Router):
     the model that makes it); it is charged for every query. Leave it 0 only where the
     embedding exists anyway. Raises InputError if it is negative.
 
-    Source: pre-generation routing of the gain, as in RouteLLM (2406.18665); ridge regression
-    on a stored embedding is our choice.
+    Source: our choice. Routing before generation is RouteLLM's setting (2406.18665), whose
+    routers predict a win rate from preferences instead.
     """
 
     stage: ClassVar[Stage] = "prompt"
@@ -42,7 +42,7 @@ class Prompt(Router):
     def fit(self, inputs: Inputs, outcomes: Outcomes) -> Prompt:
         """Regress the gain on the embedding."""
         embedding_NE = self._embedding(inputs)
-        mlp.target(outcomes)  # raises where there is nothing to fit on
+        mlp.target(outcomes, "gain")  # raises where there is nothing to fit on
         gain_N = outcomes.gain.astype(np.float64)
         if not mlp.learnable(gain_N):
             weights = mlp.constant(embedding_NE.shape[1], gain_N, "squared")

@@ -160,7 +160,7 @@ def test_claim_survives_an_interrupted_write(tmp_path, monkeypatch):
 
     path = tmp_path / "training.json"
     with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.rename", interrupt)
+        patch.setattr("pathlib.Path.replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
             checkpoints.claim(path, {"a": 1})
     assert not path.exists()

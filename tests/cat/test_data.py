@@ -9,9 +9,10 @@ import pytest
 
 from cat.config import DataConfig
 from cat.data import batches, epoch_order, tokenize
+from cat.example import Example
 from cat.tasks import generated
 from cat.tokenizers import train
-from cat.types import Example, Teacher
+from cat.types import Teacher
 from routers.errors import InputError
 
 CONFIG = DataConfig(train_size=203, validation_size=8, test_size=8)

@@ -5,8 +5,8 @@ import random
 import pytest
 import sacrebleu
 
+from cat.example import Example
 from cat.quality import METRICS, normalised_tokens, quality
-from cat.types import Example
 from routers.errors import InputError
 
 

@@ -10,11 +10,11 @@ from flax import nnx
 from cat import mesh as meshes
 from cat.config import ModelConfig
 from cat.decode import forced_all, generate_all
+from cat.example import Example
 from cat.flops import forward_flops
 from cat.models.decoder import Decoder
 from cat.score import score
 from cat.tokenizers import train
-from cat.types import Example
 from routers.errors import InputError
 from routers.records import Records, read, write
 from routers.schema import COLUMNS

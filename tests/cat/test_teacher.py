@@ -12,9 +12,10 @@ from flax import nnx
 from cat import step, teacher
 from cat.config import ARMS, ArmConfig, ModelConfig
 from cat.data import Rows
+from cat.example import Example
 from cat.mesh import make_mesh
 from cat.models.decoder import Decoder
-from cat.types import Example, Teacher
+from cat.types import Teacher
 from routers.errors import InputError
 
 N, T, V = 13, 8, 11

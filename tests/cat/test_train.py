@@ -16,9 +16,10 @@ from cat import step, teacher, train
 from cat.checkpoints import load_params
 from cat.config import ARMS, ArmConfig, ModelConfig, OptimizerConfig
 from cat.data import Rows, batches
+from cat.example import Example
 from cat.mesh import make_mesh, shard_batch
 from cat.models.decoder import Decoder
-from cat.types import Example, Teacher
+from cat.types import Teacher
 from routers.errors import InputError
 
 V, T = 14, 12
@@ -357,8 +358,12 @@ def test_a_checkpoint_of_eight_devices_continues_on_one(runs, stored, tmp_path):
 @pytest.mark.parametrize("arm", ["cat_xent", "cat_dist"])
 def test_stored_and_live_teachers_train_alike(arm, large, runs, tmp_path):
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(large))]
+    live_arm = dataclasses.replace(ARMS[arm], teacher="live")
     with one_device():
-        live = run(tmp_path, dataclasses.replace(ARMS[arm], teacher="live"), large=large)
+        live = run(tmp_path, live_arm, large=large)
+        other = Decoder(large.config, rngs=nnx.Rngs(1))
+        with pytest.raises(InputError, match=r"made with other teacher;"):
+            run(tmp_path, live_arm, large=other)
     told = runs(arm)
     for name in told[0]:
         np.testing.assert_allclose(told[0][name], live[0][name], atol=1e-5, err_msg=name)

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from cat.config import Config, from_dict, to_dict
-from experiments import configs
+from experiments import configs, study
+from experiments.configs._study import ROUTERS
 from routers.errors import InputError
 
 FOLDER = Path(configs.__file__).parent
 
 
 def test_names_are_the_files():
-    files = {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}
+    files = {path.stem for path in FOLDER.glob("[!_]*.py")}
     assert set(configs.names()) == files
     assert {"demo", "text2text"} <= files
 
@@ -64,6 +65,23 @@ def test_a_broken_file_is_one_line(tmp_path, text, says):
         configs.load(str(path))
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_what_configurations_share_is_none_itself():
+    assert (FOLDER / "_study.py").is_file()
+    with pytest.raises(InputError, match="unknown configuration '_study'"):
+        configs.load("_study")
+    with pytest.raises(InputError, match=r"_study\.py: AttributeError"):
+        configs.load(str(FOLDER / "_study.py"))
+
+
+def test_the_configurations_of_the_study_are_on_the_results_page():
+    assert {*study.GENERATED, *study.REAL} == set(configs.names()) - {"demo", "text2text"}
+    for name in (*study.GENERATED, *study.REAL):
+        config = configs.load(name)
+        assert (config.data.task == "jsonl") == (name in study.REAL)
+        assert config.evaluation.routers == ROUTERS
+        assert "random" not in ROUTERS  # its exact line is always drawn
 
 
 def test_unknown_names_and_places(tmp_path):

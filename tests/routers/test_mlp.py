@@ -16,16 +16,35 @@ def outcomes_of(small, large):
     return Outcomes(small, large, np.ones(len(small)), np.ones(len(small)))
 
 
-def test_binary_quality_is_classified_graded_quality_regressed():
-    target, loss = mlp.target(outcomes_of([0, 0, 1, 1], [0, 1, 0, 1]))
-    assert (target.tolist(), loss) == ([0.0, 1.0, 0.0, 0.0], "bce")
-    target, loss = mlp.target(outcomes_of([0.5, 0], [0.25, 1]))
-    assert (target.tolist(), loss) == ([-0.25, 1.0], "squared")
+def test_the_gain_is_regressed_and_a_fix_is_classified():
+    binary, graded = outcomes_of([0, 0, 1, 1], [0, 1, 0, 1]), outcomes_of([0.5, 0], [0.25, 1])
+    for outcomes, gain, fixes in (
+        (binary, [0.0, 1.0, -1.0, 0.0], [0.0, 1.0, 0.0, 0.0]),
+        (graded, [-0.25, 1.0], [0.0, 1.0]),
+    ):
+        target, loss = mlp.target(outcomes, "gain")
+        assert (target.tolist(), loss) == (gain, "squared")
+        target, loss = mlp.target(outcomes, "fixes")
+        assert (target.tolist(), loss) == (fixes, "bce")
+
+
+def test_the_gain_ranks_where_fixes_alone_would_mislead():
+    # Half of the queries: the large model fixes .5 and spoils .45; the others: fixes .3.
+    rng = np.random.default_rng(0)
+    hard = np.repeat([True, False], 5_000)
+    draw = rng.random(len(hard))
+    small = np.where(hard, (draw > 0.5) & (draw < 0.95), draw > 0.3)
+    large = np.where(hard, draw <= 0.5, True)
+    outcomes = outcomes_of(small, large)
+    gain, _ = mlp.target(outcomes, "gain")
+    fixes, _ = mlp.target(outcomes, "fixes")
+    assert fixes[hard].mean() > fixes[~hard].mean()
+    assert gain[hard].mean() < gain[~hard].mean()
 
 
 def test_nothing_to_fit_on_is_refused():
     with pytest.raises(InputError, match="no queries to fit"):
-        mlp.target(outcomes_of([], []))
+        mlp.target(outcomes_of([], []), "gain")
 
 
 def test_learnable_needs_rows_and_two_values():
@@ -91,4 +110,4 @@ def test_an_odd_query_is_clipped():
 
 def test_planted_outcomes_are_the_binary_case():
     _, outcomes = planted(40)
-    assert mlp.target(outcomes)[1] == "bce"
+    assert set(mlp.target(outcomes, "gain")[0].tolist()) <= {-1.0, 0.0, 1.0}

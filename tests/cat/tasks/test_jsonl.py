@@ -8,8 +8,8 @@ import re
 import pytest
 
 from cat.config import DataConfig
+from cat.example import Example
 from cat.tasks import jsonl, load
-from cat.types import Example
 from routers.errors import InputError
 
 GOOD = {"task": "t", "split": "train", "inputs": "q", "targets": "a"}

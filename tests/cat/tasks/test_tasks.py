@@ -8,8 +8,8 @@ import json
 import pytest
 
 from cat.config import DataConfig
+from cat.example import Example
 from cat.tasks import load, names, splitting
-from cat.types import Example
 from routers.errors import InputError
 
 

@@ -7,9 +7,9 @@ import pytest
 import tensorflow_datasets as datasets
 
 from cat.config import DataConfig
+from cat.example import Example
 from cat.tasks import load, tfds
 from cat.tasks.tfds import Mapping, mapping_of
-from cat.types import Example
 from routers.errors import InputError
 
 f = datasets.features
