@@ -151,26 +151,23 @@ class Config:
 
     def check(self) -> None:
         """Raise InputError for values that cannot run, before anything is written."""
+        counts = ("steps", "batch_size", "steps_per_dispatch", "checkpoint_every")
         for name in ("large_train", "base_train", "arm_train"):
-            optimizer = getattr(self, name)
-            for field in ("steps", "batch_size", "steps_per_dispatch", "checkpoint_every"):
-                if getattr(optimizer, field) < 1:
-                    raise InputError(f"{name}.{field}={getattr(optimizer, field)}; must be >= 1")
-        if self.evaluation.bootstrap < 0:
-            raise InputError(
-                f"evaluation.bootstrap={self.evaluation.bootstrap}; give the number of "
-                "resamples, 0 for no intervals"
-            )
+            _at_least(getattr(self, name), name, dict.fromkeys(counts, 1) | {"seed": 0})
+        least = {"topk": 2, "batch_size": 1, "bootstrap": 0, "seed": 0}
+        _at_least(self.evaluation, "evaluation", least)
+        _at_least(self, "", {"teacher_topk": 0})
         for name in ("small", "large"):
-            _check_model(name, getattr(self, name))
+            check_model(name, getattr(self, name))
         if not self.name or set(self.name) & set("/\\"):
             raise InputError(f"name={self.name!r}; give the name of a folder, without / or \\")
         if not self.arms or len(set(self.arms)) != len(self.arms):
             raise InputError(f"arms={list(self.arms)}; name at least one, each once")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise InputError(f"seeds={list(self.seeds)}; give at least one, each once")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise InputError(f"seeds={list(self.seeds)}; give at least one >= 0, each once")
         for name in self.arms:
             chosen = arm(name)
+            _check_arm(name, chosen)
             if chosen.loss == "distill" and chosen.teacher == "stored" and not self.teacher_topk:
                 raise InputError(
                     f"arm '{name}' distils from stored probabilities but teacher_topk is 0; "
@@ -178,8 +175,32 @@ class Config:
                 )
 
 
-def _check_model(name: str, size: ModelConfig) -> None:
-    """Raise InputError for a model that cannot be built."""
+def _at_least(part: Any, where: str, least: dict[str, int]) -> None:
+    """Raise InputError for the first field below its least value."""
+    for field, bound in least.items():
+        value = getattr(part, field)
+        if value < bound:
+            dotted = f"{where}.{field}" if where else field
+            raise InputError(f"{dotted}={value}; must be >= {bound}")
+
+
+def _check_arm(name: str, chosen: ArmConfig) -> None:
+    """Raise InputError for weights outside [0, 1] or a temperature that is not positive."""
+    for field in ("label_weight", "correct_weight"):
+        if not 0 <= getattr(chosen, field) <= 1:
+            raise InputError(f"arm '{name}': {field}={getattr(chosen, field)}; give 0 to 1")
+    if chosen.temperature <= 0:
+        raise InputError(f"arm '{name}': temperature={chosen.temperature}; give a positive number")
+
+
+def check_model(name: str, size: ModelConfig) -> None:
+    """Raise InputError, with the field's dotted name, for a model that cannot be built.
+
+    >>> check_model("small", ModelConfig(head_dim=5))
+    Traceback (most recent call last):
+    ...
+    routers.errors.InputError: small.head_dim=5; must be even, RoPE turns pairs
+    """
     for field in ("width", "layers", "heads", "kv_heads", "head_dim", "ffn"):
         if getattr(size, field) < 1:
             raise InputError(f"{name}.{field}={getattr(size, field)}; must be >= 1")

@@ -4,7 +4,8 @@ Stored, CAT-Xent costs one bit per token and the large model is never in memory 
 one; distillation stores its ``topk`` largest log-probabilities too. Signals are teacher-forced:
 the large model reads the reference, so a hit says nothing about its own generations.
 
-Letters: N rows, B batch, T tokens, V vocabulary, C kept log-probabilities, M response tokens.
+Letters: N rows, B batch, T tokens, R response places (the longest response), V vocabulary,
+C kept log-probabilities.
 """
 
 from __future__ import annotations
@@ -95,27 +96,42 @@ def compute(
         raise InputError(f"teacher_topk is {topk}; give 0 (the bit only) to {vocab} (everything)")
     graph, params = nnx.split(model)
     batch_size = -(-batch_size // row_count()) * row_count()
+    width = int(np.count_nonzero(rows.mask, axis=1).max())
     parts = []
     for start in range(0, len(rows), batch_size):
         index_B = np.arange(start, min(start + batch_size, len(rows)))
         # the last batch is filled with row 0: one shape, one compilation
         padded_B = np.concatenate([index_B, np.zeros(batch_size - len(index_B), int)])
-        found = _forward(graph, params, shard_batch(rows.batch(padded_B)), topk)
-        parts.append([np.asarray(column)[: len(index_B)] for column in found])
+        found = _forward(graph, params, shard_batch(rows.batch(padded_B)), topk, width)
+        at_BR, *near = [np.asarray(column)[: len(index_B)] for column in found]
+        parts.append([_spread(column, at_BR, rows.tokens.shape[1]) for column in near])
         progress(len(index_B), "")
     return Teacher(*[np.concatenate(columns) for columns in zip(*parts, strict=True)])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _forward(graph: Any, params: Any, batch: Batch, topk: int) -> Teacher:
-    """Signals of one batch, the ``topk`` largest, zeros off the response."""
-    found, on_BT = signals(nnx.merge(graph, params), batch), batch.mask > 0
-    values_BTC, ids_BTC = jax.lax.top_k(found.topk_logprob, topk)
-    return Teacher(
-        hit=found.hit & on_BT,
-        topk_ids=jnp.where(on_BT[..., None], ids_BTC, 0),
-        topk_logprob=jnp.where(on_BT[..., None], values_BTC, 0.0),
-    )
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _forward(
+    graph: Any, params: Any, batch: Batch, topk: int, width: int
+) -> tuple[Array, Array, Array, Array]:
+    """The response places of one batch; there: hits, the ``topk`` largest ids and log p."""
+    at_BR = response.places(batch.mask, width)
+    found = signals(nnx.merge(graph, params), batch, at_BR)
+    on_BR = response.take(batch.mask, at_BR) > 0  # not the places that fill a shorter response
+    hit_BR = found.hit & on_BR
+    if topk == 0:  # nothing reads the log-softmax then, and XLA drops it
+        none = jnp.zeros((*hit_BR.shape, 0))
+        return at_BR, hit_BR, none.astype(jnp.int32), none
+    values_BRC, ids_BRC = jax.lax.top_k(found.topk_logprob, topk)
+    on_BR1 = on_BR[..., None]
+    return at_BR, hit_BR, jnp.where(on_BR1, ids_BRC, 0), jnp.where(on_BR1, values_BRC, 0.0)
+
+
+def _spread(near: np.ndarray, at_BR: np.ndarray, tokens: int) -> np.ndarray:
+    """[B, R, ...] values back at their places of [B, T, ...], zeros elsewhere."""
+    wide = np.zeros((len(near), tokens, *near.shape[2:]), near.dtype)
+    index = at_BR.reshape(at_BR.shape + (1,) * (near.ndim - 2))
+    np.put_along_axis(wide, index, near, axis=1)
+    return wide
 
 
 def save(folder: Path, teacher: Teacher, key: Key) -> None:

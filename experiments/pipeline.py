@@ -25,6 +25,7 @@ from experiments import evaluation
 from experiments.progress import Advance, bar
 from experiments.rundir import RunDirectory, write_json
 from routers import records
+from routers.errors import InputError
 
 TRAIN, *JUDGED = tasks.SPLITS
 
@@ -89,6 +90,15 @@ class Pipeline:
             masks.get(arm(name).mask)
         quality.check(self.config.data.metric)
         rows = self.rows
+        for field, kept in (
+            ("evaluation.topk", self.config.evaluation.topk),
+            ("teacher_topk", self.config.teacher_topk),
+        ):
+            if kept > self.tokenizer.vocab_size:
+                raise InputError(
+                    f"{field}={kept} is more than the vocabulary's {self.tokenizer.vocab_size} "
+                    "tokens; give that or less"
+                )
         small, large = (self.model_config(s) for s in (self.config.small, self.config.large))
         tables = 1 if small.tied_embeddings else 2
         parameters = {

@@ -15,6 +15,7 @@ import numpy as np
 
 from routers import storage, thresholds
 from routers.base import Inputs, Router
+from routers.curves import deferral_curve
 from routers.errors import InputError
 from routers.files import written
 from routers.records import Records, pair, small_and_large
@@ -82,28 +83,44 @@ def calibrate(
     records: Records,
     router: Router,
     *,
-    deferral_rate: float,
+    deferral_rate: float | None = None,
+    budget: float | None = None,
+    quality: float | None = None,
     small: str | None = None,
     large: str | None = None,
     split: str = "validation",
 ) -> Policy:
-    """Fit the router on ``split`` and choose the threshold that defers at most this share of it.
+    """Fit the router on ``split`` and choose its threshold there for one of three targets.
+
+    ``deferral_rate``: the most queries within this share. ``budget``: the best quality within
+    this mean cost a query. ``quality``: the least cost that reaches this mean quality.
 
     ``about`` tells what the policy reached on that split. For a learned router this is the data
     it was fitted on: judge it on other queries before relying on the figures.
 
     Raises:
-        InputError: a rate outside [0, 1], or a split or model that is not there.
+        InputError: not exactly one target, one that no threshold meets, or a split or model
+            that is not there.
     """
+    targets = {"deferral_rate": deferral_rate, "budget": budget, "quality": quality}
+    asked = {name: value for name, value in targets.items() if value is not None}
+    if len(asked) != 1:
+        raise InputError("choose one target: a deferral rate, a budget or a quality")
     small, large = small_and_large(records, small, large)
     inputs, outcomes = pair(records, small, large, split)
     seen = inputs.at_stage(router.stage)
     fitted = router.fit(seen, outcomes)
     score = fitted.score(seen)
-    threshold = thresholds.for_deferral_rate(score, deferral_rate)
     flops = fitted.flops_per_query(seen) if records.cost_unit == "flops" else None
+    curve = deferral_curve(score, outcomes, stage=fitted.stage, router_flops=flops)
+    if deferral_rate is not None:
+        threshold = thresholds.for_deferral_rate(score, deferral_rate)
+    elif budget is not None:
+        threshold = thresholds.for_budget(curve, budget)
+    else:
+        threshold = thresholds.for_quality(curve, float(asked["quality"]))
     point = thresholds.achieved(threshold, score, outcomes, stage=router.stage, router_flops=flops)
     about = {"small": small, "large": large, "fit_split": split, "n_fit": len(inputs)}
-    about |= {"target_deferral_rate": deferral_rate, "deferral_rate": point.deferral_rate}
+    about |= {"target": asked, "deferral_rate": point.deferral_rate}
     about |= {"quality": point.quality, "flops": point.flops, "cost_unit": records.cost_unit}
     return Policy(fitted, threshold, about)

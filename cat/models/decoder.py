@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from cat.config import ModelConfig
+from cat.config import ModelConfig, check_model
 from cat.models.attention import Attention, visible
 from cat.models.cache import Cache, LayerCache, append
 from routers.errors import InputError
@@ -26,19 +26,6 @@ class Output(NamedTuple):
 
     hidden: Float[Array, "B T D"]
     cache: Cache | Any  # None without one
-
-
-def check(config: ModelConfig) -> None:
-    """Raise InputError for a shape that cannot be built."""
-    if config.vocab_size < 1:
-        raise InputError("model.vocab_size is 0; set it to the tokenizer's vocab_size")
-    if config.heads % config.kv_heads:
-        raise InputError(
-            f"model.heads={config.heads} is not a multiple of model.kv_heads={config.kv_heads}; "
-            "every key/value head serves the same number of query heads"
-        )
-    if config.head_dim % 2:
-        raise InputError(f"model.head_dim={config.head_dim} is odd; rotary positions need pairs")
 
 
 class FeedForward(nnx.Module):
@@ -105,7 +92,9 @@ class Decoder(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        check(config)
+        check_model("model", config)
+        if config.vocab_size < 1:  # 0 is fine in a configuration: the tokenizer's
+            raise InputError("model.vocab_size=0; set it to the tokenizer's vocab_size")
         self.config = config
         init = jax.nn.initializers.normal(config.width**-0.5)
         self.embed = nnx.Embed(config.vocab_size, config.width, embedding_init=init, rngs=rngs)

@@ -17,15 +17,17 @@ Split = Literal["train", "validation", "test"]
 
 @dataclasses.dataclass(frozen=True)
 class Calibrate:
-    """Fit a router, choose its threshold on the fit split, write POLICY.json.
+    """Fit a router, choose its threshold on the fit split for one target, write POLICY.json.
 
     Example: cascade calibrate logs.parquet --router chow_average --deferral-rate 0.3 -o policy.json
     """
 
     records: tyro.conf.Positional[tuple[Path, ...]]  # Parquet files (docs/records.md)
     router: str  # NAME[:field=value,...]
-    deferral_rate: float  # share of queries to send on, in [0, 1]; never exceeded on the fit split
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]  # the policy file, ending in .json
+    deferral_rate: float | None = None  # target: share of queries to send on, in [0, 1]
+    budget_flops: float | None = None  # target: mean cost a query, in the unit of the records
+    quality: float | None = None  # target: mean quality, in [0, 1]
     small: str | None = None  # the smaller model's name; needed when there are more than two
     large: str | None = None  # the larger model's name
     fit_split: Split = "validation"  # the split to fit and choose on
@@ -49,6 +51,8 @@ def main(arguments: Sequence[str]) -> None:
         large=options.large,
         split=options.fit_split,
         deferral_rate=options.deferral_rate,
+        budget=options.budget_flops,
+        quality=options.quality,
     )
     policy.save(options.out)
     if options.json:

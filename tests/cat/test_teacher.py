@@ -101,6 +101,59 @@ def test_batch_size_and_devices_change_nothing(model):
         np.testing.assert_allclose(found.topk_logprob, expected.topk_logprob, atol=1e-6)
 
 
+LONG = 40
+
+
+@pytest.fixture(scope="module")
+def long_rows() -> Rows:
+    """Prompts of 3 to 36 tokens before answers of 1 to 4; the last answer ends its row."""
+    rng = np.random.default_rng(1)
+    prompt, answer = rng.integers(3, LONG - 4, N), np.arange(N) % 4 + 1
+    prompt[3] = LONG - answer[3] + 1
+    time, end = np.arange(LONG), prompt + answer - 1
+    real = time < end[:, None]
+    return Rows(
+        tokens=np.where(real, rng.integers(4, V, (N, LONG)), 0).astype(np.int32),
+        targets=rng.integers(4, V, (N, LONG)).astype(np.int32),
+        mask=(real & (time >= prompt[:, None] - 1)).astype(np.float32),
+        positions=np.where(real, time, 0).astype(np.int32),
+        segments=real.astype(np.int32),
+        prompt_lengths=prompt.astype(np.int32),
+        response_lengths=answer.astype(np.int32),
+        examples=[Example(str(i), "", "", "") for i in range(N)],
+    )
+
+
+@pytest.mark.parametrize("topk", [0, 3, V])
+def test_long_prompts_and_short_answers(model, long_rows, topk, monkeypatch):
+    """Every row's own loop over its response; no more is unembedded than the longest answer."""
+    shapes, unembed = [], Decoder.unembed
+
+    def watched(self, hidden):
+        shapes.append(hidden.shape)
+        return unembed(self, hidden)
+
+    with jax.set_mesh(make_mesh(data=1)):
+        batch = jax.tree.map(jnp.asarray, long_rows.batch(np.arange(N)))
+        logits_NTV = np.asarray(jax.jit(teacher.forward)(model, batch), np.float64)
+        monkeypatch.setattr(Decoder, "unembed", watched)
+        found = teacher.compute(model, long_rows, topk=topk, batch_size=6)
+    assert shapes == [(6, 4, MODEL.width)]  # traced once
+    hit_NT = np.zeros((N, LONG), bool)
+    ids_NTC, logprob_NTC = np.zeros((N, LONG, topk), int), np.zeros((N, LONG, topk))
+    for n in range(N):
+        for t in np.flatnonzero(long_rows.mask[n]):
+            logprob_V = logits_NTV[n, t] - np.log(np.exp(logits_NTV[n, t]).sum())
+            hit_NT[n, t] = logprob_V.argmax() == long_rows.targets[n, t]
+            ids_NTC[n, t] = np.argsort(-logprob_V)[:topk]
+            logprob_NTC[n, t] = logprob_V[ids_NTC[n, t]]
+    assert hit_NT.any()
+    np.testing.assert_array_equal(found.hit, hit_NT)
+    np.testing.assert_array_equal(found.topk_ids, ids_NTC)
+    np.testing.assert_allclose(found.topk_logprob, logprob_NTC, rtol=1e-5)
+    assert [column.dtype for column in found] == [bool, np.int32, np.float32]
+
+
 @pytest.mark.parametrize("topk", [-1, V + 1])
 def test_a_topk_outside_the_vocabulary_is_refused(model, topk):
     with pytest.raises(InputError, match=f"teacher_topk is {topk}; give 0 .* to {V}"):

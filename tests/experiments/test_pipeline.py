@@ -233,7 +233,7 @@ def test_a_live_teacher_trains_what_a_stored_one_does(run_copy):
     assert max(np.abs(stored[key] - other[key]).max() for key in stored) > 1e-3
 
 
-def test_your_own_json_lines(tmp_path):
+def test_your_own_json_lines(tmp_path, no_figures):
     rng = np.random.default_rng(0)
     splits = ["train"] * 48 + ["validation"] * 24 + ["test"] * 24
     rows = []
@@ -246,6 +246,8 @@ def test_your_own_json_lines(tmp_path):
     arguments = ["text2text", "--data", str(path), "--runs", str(tmp_path), "--name", "mine", *TINY]
     arguments += ["--data.tokenizer", "characters", "--arms", "xent", "--seeds", "0"]
     arguments += ["--evaluation.routers", "length", "chow_average"]
+    # models of one size and one schedule are compiled once
+    arguments += ["--large.width", "8", "--large.ffn", "16", "--large-train.steps", "8"]
     assert main(["run", *arguments]) == 0
     made = summary(tmp_path / "mine")
     assert (made["n_fit"], made["n_test"]) == (24, 24)

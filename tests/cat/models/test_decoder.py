@@ -8,7 +8,7 @@ from flax import nnx
 from reference import forward, tiny
 
 from cat import mesh as meshes
-from cat.models.decoder import Decoder, check
+from cat.models.decoder import Decoder
 from routers.errors import InputError
 
 
@@ -174,9 +174,14 @@ def test_a_large_config_has_shapes_without_memory():
 
 @pytest.mark.parametrize(
     ("changes", "says"),
-    [({"vocab_size": 0}, "vocab_size"), ({"kv_heads": 3}, "multiple"), ({"head_dim": 5}, "odd")],
+    [
+        ({"vocab_size": 0}, "model.vocab_size=0; set it to the tokenizer's"),
+        ({"heads": 4, "kv_heads": 3}, "model.kv_heads=3 does not divide model.heads=4"),
+        ({"head_dim": 5}, "model.head_dim=5; must be even"),
+        ({"ffn": 0}, "model.ffn=0; must be >= 1"),
+    ],
 )
 def test_shapes_that_do_not_fit_are_one_clear_line(changes, says):
     with pytest.raises(InputError, match=says) as error:
-        check(tiny(**changes))
+        Decoder(tiny(**changes), rngs=nnx.Rngs(0))
     assert "\n" not in str(error.value)
