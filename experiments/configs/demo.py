@@ -12,7 +12,7 @@ def config() -> Config:
     return Config(
         name="demo",
         data=DataConfig(task="generated", mix="full", validation_size=2_000, test_size=4_000),
-        large_train=OptimizerConfig(steps=2_000, learning_rate=4e-3),
+        large_train=OptimizerConfig(steps=1_600, learning_rate=4e-3),
         base_train=OptimizerConfig(steps=600),
         arm_train=OptimizerConfig(steps=1_200),
         arms=("xent", "cat_xent", "random_mask", "large_handles"),
