@@ -105,7 +105,10 @@ def calibrate(
     targets = {"deferral_rate": deferral_rate, "budget": budget, "quality": quality}
     asked = {name: value for name, value in targets.items() if value is not None}
     if len(asked) != 1:
-        raise InputError("choose one target: a deferral rate, a budget or a quality")
+        raise InputError(
+            f"{len(asked)} targets; give one of --deferral-rate, --budget-flops, --quality "
+            "(in Python deferral_rate, budget, quality)"
+        )
     small, large = small_and_large(records, small, large)
     inputs, outcomes = pair(records, small, large, split)
     seen = inputs.at_stage(router.stage)

@@ -18,7 +18,7 @@ def brute(threshold, score, outcomes):
 
 
 def every(score):
-    return [np.inf, *sorted(set(score.tolist()), reverse=True)]
+    return [np.inf, *sorted(set(score.tolist()), reverse=True), -np.inf]
 
 
 @pytest.mark.parametrize("levels", [1, 3, 7, 10_000])
@@ -33,12 +33,12 @@ def test_rate_is_the_highest_that_does_not_exceed(levels, rate):
 def test_rates_at_the_ends_and_in_a_tie():
     score = np.array([0.1, 0.4, 0.4, 0.9])
     assert for_deferral_rate(score, 0.0) == np.inf
-    assert for_deferral_rate(score, 1.0) == 0.1
+    assert for_deferral_rate(score, 1.0) == -np.inf  # also queries that score below all of these
     assert for_deferral_rate(score, 0.74) == 0.9  # the tied pair does not fit
     assert for_deferral_rate(score, 0.75) == 0.4
     equal = np.full(4, 0.5)
     assert for_deferral_rate(equal, 0.99) == np.inf
-    assert for_deferral_rate(equal, 1.0) == 0.5
+    assert for_deferral_rate(equal, 1.0) == -np.inf
 
 
 def test_rate_times_queries_is_not_rounded_down():
