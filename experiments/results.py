@@ -49,12 +49,11 @@ def _about(run: Path, summary: dict[str, Any]) -> str:
     quality = summary["large"]["quality"]["mean"]
     rows = list(summary["arms"].values())
     spent = summary["large"]["flops"] / rows[0]["small_flops"]
-    minutes = summary["provenance"]["duration_s"] / 60
     return (
         f"Small {small:,} parameters, large {large:,} ({spent:.0f} × the FLOPs a query), large "
         f"alone {quality:.3f} ({summary['quality_unit']}); {summary['n_fit']:,} validation and "
-        f"{summary['n_test']:,} test queries, {len(summary['seeds'])} seeds; "
-        f"{minutes:.0f} minutes on one core.{_hits(summary['large'])}"
+        f"{summary['n_test']:,} test queries, {len(summary['seeds'])} seeds."
+        f"{_hits(summary['large'])}"
     )
 
 
