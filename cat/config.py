@@ -44,6 +44,7 @@ class DataConfig:
     mix: str = "full"  # generated: full | feasible (no hopeless families)
     path: str = ""  # jsonl: a .jsonl[.gz] file or a folder of them
     tfds: str = ""  # tfds: dataset name, e.g. super_glue/boolq
+    only: tuple[str, ...] = ()  # use just these tasks of the data; none named = all
     metric: str = "exact_match"  # exact_match | f1 | chrf | bleu; quality in [0, 1]
     tokenizer: str = "characters"  # characters | bytes | words:N | bpe:N | path to tokenizer.json
     train_size: int = 40_000  # examples used at most

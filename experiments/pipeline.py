@@ -70,9 +70,12 @@ class Pipeline:
 
     @functools.cached_property
     def data_key(self) -> str:
-        """Fingerprint of the token rows of all splits and of the tokenizer."""
-        arrays = [a for r in self.rows.values() for a in (r.tokens, r.targets, r.mask)]
-        return fingerprint(self.config.data, *arrays, self.tokenizer.fingerprint)
+        """Fingerprint of what models are trained on: the training rows and the tokenizer.
+
+        How they came about is left out: another metric or test size trains no model again.
+        """
+        rows = self.rows[TRAIN]
+        return fingerprint(rows.tokens, rows.targets, rows.mask, self.tokenizer.fingerprint)
 
     @functools.cached_property
     def judged_text(self) -> list[list[object]]:
@@ -231,7 +234,9 @@ class Pipeline:
     def _score(self, name: str, folder: str, size: ModelConfig, model_key: str) -> None:
         """One model over validation and test as a stage."""
         config = self.config.evaluation
-        key = fingerprint(model_key, config.topk, self.config.data.metric, self.judged_text)
+        data = self.config.data
+        limits = (config.topk, data.metric, data.max_response_tokens)
+        key = fingerprint(model_key, limits, self.judged_text)
         made = f"records/{name}.parquet"
 
         def work() -> None:

@@ -50,12 +50,14 @@ def names() -> list[tuple[str, str]]:
 def load(config: DataConfig) -> Splits:
     """All three splits of ``config.task``, disjoint by prompt and at most as large as asked.
 
+    ``config.only`` names the tasks (the ``task`` of an example) that are used at all.
     A missing validation or test split is carved from train, train rows whose prompt occurs
     in another split are dropped, and larger splits are reduced by a seeded choice (never the
     first rows: files are often sorted). ``notes`` tells each of these.
 
     Raises:
-        InputError: unknown task, a split without examples, or what the task itself finds.
+        InputError: unknown task, a split without examples, a name in ``only`` that no example
+            has, or what the task itself finds.
     """
     known = [name for name, _ in names()]
     if config.task not in known:
@@ -63,7 +65,8 @@ def load(config: DataConfig) -> Splits:
             f"data.task '{config.task}' is unknown; {did_you_mean(config.task, known)}"
         )
     task = importlib.import_module(f"cat.tasks.{config.task}")
-    full, notes = splitting.complete({split: task.examples(config, split) for split in SPLITS})
+    given = {split: task.examples(config, split) for split in SPLITS}
+    full, notes = splitting.complete(_only(given, config.only))
     parts: dict[str, list[Example]] = {}
     for split in SPLITS:
         if not full[split]:
@@ -72,6 +75,18 @@ def load(config: DataConfig) -> Splits:
         if len(parts[split]) < len(full[split]):
             notes.append(f"{split}: {len(parts[split]):,} of {len(full[split]):,} examples chosen")
     return Splits(**parts, notes=notes)
+
+
+def _only(given: dict[str, list[Example]], wanted: tuple[str, ...]) -> dict[str, list[Example]]:
+    """The examples of the wanted tasks; of all where none is named."""
+    if not wanted:
+        return given
+    found = sorted({e.task for examples in given.values() for e in examples})
+    for name in wanted:
+        if name not in found:
+            hint = did_you_mean(name, found)
+            raise InputError(f"data.only: the data have no task '{name}'; {hint}")
+    return {split: [e for e in examples if e.task in wanted] for split, examples in given.items()}
 
 
 def _cap(examples: list[Example], size: int, seed: int, split: str) -> list[Example]:

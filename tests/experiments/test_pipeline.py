@@ -156,6 +156,14 @@ def test_other_routers_redo_evaluations_and_nothing_else(run_copy, no_figures, c
     assert "booster" not in (run_copy / "report.html").read_text()
 
 
+def test_another_metric_or_test_size_trains_nothing_again(run_copy, no_figures):
+    before = stamps(run_copy)
+    changed = ["--data.metric", "f1", "--data.test-size", str(TEST - 8), "--redo"]
+    assert main(["run", str(run_copy), *changed]) == 0
+    judged = {f"records-{m}" for m in MODELS} | {f"evaluation-{m}" for m in MODELS[1:]}
+    assert redone(run_copy, before) == judged
+
+
 def test_what_was_deleted_is_made_again(run_copy, no_figures):
     before, numbers = stamps(run_copy), summary(run_copy)
     (run_copy / "records" / "xent-seed0.parquet").unlink()

@@ -138,6 +138,24 @@ def test_sizes_cap_by_seeded_choice_not_the_first_rows(tmp_path):
     assert "test: 45 of 90 examples chosen" in splits.notes
 
 
+def test_only_the_named_tasks_are_used_and_other_tasks_hold_nothing_out(tmp_path):
+    data = [{**r, "task": "a"} for r in rows(9, "train") + rows(2, "validation", "v")]
+    data += [{**r, "task": "a"} for r in rows(2, "test", "x")]
+    data += [{**r, "task": "b"} for r in rows(4, "test")]  # prompts that task a trains on
+    config = write(tmp_path / "d.jsonl", data)
+    assert len(load(config).train) == 5
+    alone = load(dataclasses.replace(config, only=("a",)))
+    assert [len(s) for s in (alone.train, alone.validation, alone.test)] == [9, 2, 2]
+    assert alone.notes == []
+    assert load(dataclasses.replace(config, only=("b", "a"))) == load(config)
+
+
+def test_a_task_that_no_example_has_is_refused_with_the_nearest(tmp_path):
+    config = dataclasses.replace(write(tmp_path / "d.jsonl", rows(9, "train")), only=("tt",))
+    with pytest.raises(InputError, match="the data have no task 'tt'; did you mean 't'"):
+        load(config)
+
+
 def test_a_split_that_fits_is_left_as_it_is(tmp_path):
     data = rows(9, "train") + rows(4, "validation", "v") + rows(4, "test", "x")
     splits = load(write(tmp_path / "d.jsonl", data))
