@@ -9,17 +9,27 @@ import numpy as np
 
 from cat.config import Config
 from routers import metrics
-from routers.bootstrap import hierarchical_difference, interval, resample_weights
+from routers.bootstrap import interval
 from routers.build import build
 from routers.curves import Ranked
+from routers.paired import Measured, difference, joint_draws, measured
 
 MAIN = "chow_average"
 SHARE = 0.9  # of the quality gap between the models
 
 Rankings = dict[str, dict[str, list[Ranked]]]  # arm → router → one per seed
+Areas = dict[tuple[str, str], Measured]  # by arm and router, all on the same resamples
 
 
-def compare(config: Config, rankings: Rankings) -> list[dict[str, Any]]:
+def areas(config: Config, rankings: Rankings) -> Areas:
+    """The area under every deferral curve, measured once for all intervals and comparisons."""
+    named = {(arm, name): r for arm, routers in rankings.items() for name, r in routers.items()}
+    options = config.evaluation
+    made = measured(list(named.values()), resamples=options.bootstrap, seed=options.seed)
+    return dict(zip(named, made, strict=True))
+
+
+def compare(config: Config, rankings: Rankings, areas: Areas) -> list[dict[str, Any]]:
     """Every arm against Xent and against the random mask, same router; then CAT-Xent with a
     training-free rule against learned routers on Xent."""
     baselines = [arm for arm in ("xent", "random_mask") if arm in rankings]
@@ -30,27 +40,19 @@ def compare(config: Config, rankings: Rankings) -> list[dict[str, Any]]:
                 continue
             for router in rankings[arm]:
                 if router not in ("oracle", "random"):
-                    rows.append(_difference(config, rankings, (arm, router), (against, router)))
+                    rows.append(_difference(areas, (arm, router), (against, router)))
             rows += _equal_quality(config, rankings, arm, against)
     if "cat_xent" in rankings and "xent" in rankings:
         learned = [spec for spec in config.evaluation.routers if build(spec).learned]
         pair = ("cat_xent", MAIN)
         if MAIN in rankings["cat_xent"]:
-            rows += [_difference(config, rankings, pair, ("xent", spec)) for spec in learned]
+            rows += [_difference(areas, pair, ("xent", spec)) for spec in learned]
     return rows
 
 
-def _difference(
-    config: Config, rankings: Rankings, ours: tuple[str, str], theirs: tuple[str, str]
-) -> dict[str, Any]:
+def _difference(areas: Areas, ours: tuple[str, str], theirs: tuple[str, str]) -> dict[str, Any]:
     """Difference of areas under the deferral curve, with its paired interval."""
-    options = config.evaluation
-    made = hierarchical_difference(
-        rankings[ours[0]][ours[1]],
-        rankings[theirs[0]][theirs[1]],
-        resamples=options.bootstrap,
-        seed=options.seed,
-    )
+    made = difference(areas[ours], areas[theirs])
     row = {"arm": ours[0], "against": theirs[0], "router": ours[1]}
     if ours[1] != theirs[1]:
         row["against_router"] = theirs[1]
@@ -64,17 +66,19 @@ def _equal_quality(
     if MAIN not in rankings[arm]:
         return []
     ours, theirs = rankings[arm][MAIN], rankings[against][MAIN]
-    options, K, N = config.evaluation, len(theirs), len(theirs[0])
     target, value = relative_flops(ours, theirs)
-    drawn = np.full(options.bootstrap, np.nan)
-    for b in range(options.bootstrap):
-        rng = np.random.default_rng([options.seed, b])
-        weights, picks = resample_weights(N, rng), rng.integers(0, K, K)
+    options = config.evaluation
+    draws = joint_draws(len(theirs[0]), len(theirs), resamples=options.bootstrap, seed=options.seed)
+    drawn = []
+    for weights, times in draws:
+        picks = np.repeat(np.arange(len(theirs)), times)
         ours_b, theirs_b = [ours[k] for k in picks], [theirs[k] for k in picks]
         made = relative_flops(ours_b, theirs_b, weights)[1]
-        drawn[b] = np.nan if made is None else made
+        drawn.append(np.nan if made is None else made)
     row = {"arm": arm, "against": against, "router": MAIN, "metric": "flops_at_equal_quality"}
-    return [row | {"at_quality": target, "difference": value, "ci": _ci(*interval(drawn))}]
+    return [
+        row | {"at_quality": target, "difference": value, "ci": _ci(*interval(np.array(drawn)))}
+    ]
 
 
 def relative_flops(

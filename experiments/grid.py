@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.rundir import write_text
 from routers.curves import Curve, Ranked
+from routers.paired import joint_draws
 
 GRID = np.linspace(0.0, 1.0, 101)
 CURVE_RESAMPLES = 200  # where a whole curve is needed for each, not only its area
@@ -58,10 +59,10 @@ def write_curve(path: Path, ranked: Sequence[Ranked], resamples: int, seed: int)
 
 def _curve_draws(ranked: Sequence[Ranked], resamples: int, seed: int) -> np.ndarray:
     """[B, P] quality on the grid, queries and seeds resampled."""
-    rng, queries = np.random.default_rng(seed), len(ranked[0])
     draws = []
-    for _ in range(resamples):
-        weights = np.bincount(rng.integers(0, queries, queries), minlength=queries)
-        chosen = [ranked[k] for k in rng.integers(0, len(ranked), len(ranked))]
-        draws.append(np.mean([on_grid(r.curve(weights))["quality"] for r in chosen], axis=0))
+    for weights, times in joint_draws(len(ranked[0]), len(ranked), resamples=resamples, seed=seed):
+        drawn = {
+            k: on_grid(ranked[k].curve(weights))["quality"] for k in np.flatnonzero(times).tolist()
+        }
+        draws.append(sum(times[k] * quality for k, quality in drawn.items()) / len(ranked))
     return np.array(draws)

@@ -21,10 +21,10 @@ from experiments.evaluation import load_pair
 from experiments.rundir import RunDirectory, write_json
 from experiments.summary import spread
 from routers.base import Inputs, Outcomes, Router
-from routers.bootstrap import hierarchical_difference
 from routers.build import build
 from routers.curves import Ranked, rank
 from routers.metrics import audc
+from routers.paired import hierarchical_difference
 
 BUDGETS = (50, 500, 5_000)
 SKEW = 4

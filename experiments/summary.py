@@ -14,12 +14,13 @@ import numpy as np
 
 from cat.config import Config
 from experiments import evaluation
-from experiments.compare import MAIN, Rankings, compare, findings
+from experiments.compare import MAIN, Areas, Rankings, areas, compare, findings
 from experiments.grid import CURVE_RESAMPLES, mean_curve, write_curve
 from experiments.rundir import RunDirectory, provenance, read_json, write_json
 from routers import metrics
-from routers.bootstrap import Metric, interval, replicates
+from routers.bootstrap import Metric
 from routers.curves import Curve, Ranked, oracle_score, rank
+from routers.paired import Measured, measured
 
 
 def write(config: Config, run: RunDirectory) -> None:
@@ -30,7 +31,8 @@ def write(config: Config, run: RunDirectory) -> None:
     }
     _write_curves(config, run, rankings)
     first = evaluations[config.arms[0]][0]
-    comparisons = compare(config, rankings)
+    measured_areas = areas(config, rankings)
+    comparisons = compare(config, rankings, measured_areas)
     data = read_json(run.folder / "data.json")
     large = _large(config, run, rankings, first, data)
     write_json(
@@ -47,7 +49,8 @@ def write(config: Config, run: RunDirectory) -> None:
             "small": {"params": data["parameters"]["small"]},
             "large": large,
             "arms": {
-                arm: _arm(config, run, arm, rankings[arm], evaluations[arm]) for arm in config.arms
+                arm: _arm(config, run, arm, rankings[arm], evaluations[arm], measured_areas)
+                for arm in config.arms
             },
             "comparisons": comparisons,
             "findings": findings(comparisons),
@@ -87,21 +90,19 @@ def spread(
     ranked: Sequence[Ranked], measure: Mapping[str, Metric], resamples: int, seed: int
 ) -> dict[str, dict[str, Any] | None]:
     """Mean over seeds and 95 % interval over queries and seeds, per metric; None if undefined."""
-    named = {str(k): r for k, r in enumerate(ranked)}
-    drawn = replicates(named, measure, resamples=resamples, seed=seed)
-    rng = np.random.default_rng(seed)
-    picks_BK = rng.integers(0, len(ranked), (resamples, len(ranked)))
-    answers: dict[str, dict[str, Any] | None] = {}
-    for name, metric in measure.items():
-        per_seed = [metric(r.curve()) for r in ranked]
-        values_BK = np.stack([drawn[str(k)][name] for k in range(len(ranked))], axis=1)
-        low, high = interval(np.take_along_axis(values_BK, picks_BK, axis=1).mean(axis=1))
-        known = [value for value in per_seed if value is not None]
-        answers[name] = None
-        if len(known) == len(per_seed):
-            ci = None if low is None else [low, high]
-            answers[name] = {"mean": float(np.mean(known)), "ci": ci, "per_seed": per_seed}
-    return answers
+    return {
+        name: described(measured([ranked], metric, resamples=resamples, seed=seed)[0])
+        for name, metric in measure.items()
+    }
+
+
+def described(found: Measured) -> dict[str, Any] | None:
+    """Mean over seeds, 95 % interval and the seeds' own values; None where one has no value."""
+    if np.isnan(found.per_seed).any():
+        return None
+    low, high = found.interval
+    ci = None if low is None else [low, high]
+    return {"mean": found.value, "ci": ci, "per_seed": found.per_seed.tolist()}
 
 
 def _small_quality(curve: Curve) -> float:
@@ -152,6 +153,7 @@ def _arm(
     arm: str,
     routers: dict[str, list[Ranked]],
     evaluations: list[dict[str, Any]],
+    measured_areas: Areas,
 ) -> dict[str, Any]:
     """Everything reported of one arm."""
     options = config.evaluation
@@ -161,7 +163,8 @@ def _arm(
         "small_flops": float(np.mean([e["flops"]["small"] for e in evaluations])),
         "keep_rate": _keep_rate(config, run, arm),
         "routers": {
-            name: _router(config, ranked, [e["routers"][name] for e in evaluations])
+            name: {"audc": described(measured_areas[arm, name])}
+            | _router(config, ranked, [e["routers"][name] for e in evaluations])
             for name, ranked in routers.items()
             if name not in ("oracle", "random") or name in evaluations[0]["routers"]
         },
@@ -172,13 +175,11 @@ def _router(config: Config, ranked: list[Ranked], entries: list[dict[str, Any]])
     """Means over seeds of one router's numbers, with intervals where they are claims."""
     options = config.evaluation
     levels = {str(level): _saving(level) for level in (0.5, 0.9, 1.0)}
-    measured = spread(ranked, {"audc": metrics.audc}, options.bootstrap, options.seed)
-    measured |= spread(ranked, levels, min(CURVE_RESAMPLES, options.bootstrap), options.seed)
+    savings = spread(ranked, levels, min(CURVE_RESAMPLES, options.bootstrap), options.seed)
     plain = ("audc_random", "audc_oracle", "audc_normalised", "aucfc", "auroc_deferral")
     return {
-        "audc": measured["audc"],
         **{key: _mean([e[key] for e in entries]) for key in (*plain, "spearman_length")},
-        "flops_saving_at_quality": {level: measured[level] for level in levels},
+        "flops_saving_at_quality": savings,
         "transfer": _transfer(entries),
     }
 

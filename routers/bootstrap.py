@@ -1,10 +1,10 @@
-"""Paired bootstrap over queries: intervals for metrics of curves and for their differences.
+"""Paired bootstrap over queries: intervals for metrics of curves.
 
 A resample is a vector of weights (how often each query was drawn), so no curve is sorted
 again. The weights of resample b depend only on (seed, b, N): curves evaluated apart, on the
 same queries and seed, are still resampled jointly.
 
-Letters: N queries, B resamples, K seeds.
+Letters: N queries, B resamples. Arms with several seeds: ``routers/paired.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -66,7 +66,7 @@ def replicates(
 
     Source: percentile bootstrap, Efron and Tibshirani (1993), chapter 13.
     """
-    queries = _same_queries(ranked.values())
+    queries = same_queries(ranked.values())
     only_audc = all(metric is audc for metric in metrics.values())
 
     def work(part: range) -> list[list[list[float]]]:
@@ -76,10 +76,11 @@ def replicates(
             if only_audc:
                 return [_weighted_audc(r, weights, scratch)] * len(metrics)
             curve = r.curve(weights)
-            return [_number(metric(curve)) for metric in metrics.values()]
+            return [number(metric(curve)) for metric in metrics.values()]
 
-        draws = _draws(queries, part, seed)
-        return [[measure(r, weights) for r in ranked.values()] for weights in draws]
+        return [
+            [measure(r, weights) for r in ranked.values()] for weights in draws(queries, part, seed)
+        ]
 
     measured = np.array(_in_threads(work, resamples, queries))
     values_BRM = measured.reshape(resamples, len(ranked), len(metrics))  # also without resamples
@@ -107,66 +108,6 @@ def interval(
     low = np.sort(np.where(unknown, -np.inf, values))[skip]
     high = np.sort(np.where(unknown, np.inf, values))[len(values) - 1 - skip]
     return float(low), float(high)
-
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """Arm minus baseline with its paired 95 % interval; None where not defined.
-
-    With ``relative`` the values are ``arm / baseline - 1``. ``per_seed`` holds K values.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    per_seed: tuple[float | None, ...]
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval exists and does not cover zero."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
-
-
-def hierarchical_difference(
-    arm: Sequence[Ranked],
-    baseline: Sequence[Ranked],
-    metric: Metric = audc,
-    *,
-    relative: bool = False,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Difference:
-    """Arm against baseline over K seeds and N queries, both resampled, shared by both arms.
-
-    Each resample draws K seeds and N queries with replacement; the statistic is the mean of
-    the metric over the drawn seeds, arm minus baseline (or their ratio minus 1). With one seed
-    this is the paired bootstrap over queries. Few seeds bound their own spread poorly: the
-    percentile interval over K seeds is too narrow by about ``sqrt((K - 1) / K)``.
-
-    Args:
-        arm, baseline: one ranking per seed, ``rank(score, outcomes)``, seed k of one arm
-            belonging with seed k of the other; all on the same queries in the same order.
-        metric: of one curve, e.g. ``audc`` or ``lambda c: flops_at_quality(c, 0.8)``.
-        relative: report ``mean(arm) / mean(baseline) - 1``.
-
-    Raises:
-        InputError: arms with different numbers of seeds or of queries.
-    """
-    if len(arm) != len(baseline) or not arm:
-        raise InputError(
-            f"arms have {len(arm)} and {len(baseline)} seeds; compare the same seeds of both arms"
-        )
-    _same_queries([*arm, *baseline])
-    arms = {f"{side} {k}": r for side, s in (("a", arm), ("b", baseline)) for k, r in enumerate(s)}
-    whole_2K = np.array([_number(metric(r.curve())) for r in arms.values()]).reshape(2, -1)
-    drawn = replicates(arms, {"value": metric}, resamples=resamples, seed=seed)
-    drawn_2BK = np.stack([drawn[name]["value"] for name in arms], 1).reshape(-1, 2, len(arm))
-    drawn_2BK = drawn_2BK.transpose(1, 0, 2)
-    mean_2B = np.mean(drawn_2BK * _seed_weights(len(arm), resamples, seed), axis=2)
-    low, high = interval(_compare(mean_2B, relative))
-    per_seed = _compare(whole_2K, relative)
-    value = _compare(whole_2K.mean(axis=1, keepdims=True), relative)[0]
-    return Difference(_defined(value), low, high, tuple(_defined(v) for v in per_seed))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,17 +150,11 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.einsum("i,i->", a, b))
 
 
-def _draws(queries: int, part: range, seed: int) -> Iterator[np.ndarray]:
+def draws(queries: int, part: range, seed: int) -> Iterator[np.ndarray]:
     """The weights of these resamples, each from a stream of its own."""
     for b in part:
         stream = np.random.SeedSequence(seed, spawn_key=(0, b))
         yield resample_weights(queries, np.random.default_rng(stream))
-
-
-def _seed_weights(seeds: int, resamples: int, seed: int) -> np.ndarray:
-    """[B, K] how often each seed occurs in each resample."""
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
-    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
 
 
 def _in_threads(work: Callable[[range], list[T]], resamples: int, queries: int) -> list[T]:
@@ -231,7 +166,7 @@ def _in_threads(work: Callable[[range], list[T]], resamples: int, queries: int) 
         return [row for rows in pool.map(work, parts) for row in rows]
 
 
-def _same_queries(ranked: Iterable[Ranked]) -> int:
+def same_queries(ranked: Iterable[Ranked]) -> int:
     """The number of queries all rankings share, or InputError."""
     sizes = sorted({len(r) for r in ranked})
     if len(sizes) != 1:
@@ -242,18 +177,6 @@ def _same_queries(ranked: Iterable[Ranked]) -> int:
     return sizes[0]
 
 
-def _compare(arm_and_baseline: np.ndarray, relative: bool) -> np.ndarray:
-    """Difference or relative difference of two rows, NaN where it is not defined."""
-    arm, baseline = arm_and_baseline
-    if not relative:
-        return arm - baseline
-    empty = np.full_like(arm, np.nan)
-    return np.divide(arm, baseline, out=empty, where=baseline != 0) - 1
-
-
-def _number(value: float | None) -> float:
+def number(value: float | None) -> float:
+    """NaN for a metric that is not defined."""
     return math.nan if value is None else value
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

@@ -71,6 +71,12 @@ def drawn_rows() -> list[np.ndarray]:
     return [np.repeat(np.arange(QUERIES), w) for w in weights]
 
 
+def drawn_seeds() -> np.ndarray:
+    """How often each of three seeds is drawn, for each resample."""
+    stream = np.random.default_rng(np.random.SeedSequence(SEED, spawn_key=(1,)))
+    return stream.multinomial(3, np.full(3, 1 / 3), size=RESAMPLES)
+
+
 def ends(values) -> list[float]:
     """The 95 % interval of 40 values: one is left out on either side."""
     return [sorted(values)[1], sorted(values)[-2]]
@@ -82,10 +88,9 @@ def test_spread_is_the_mean_over_seeds_with_both_resampled():
     areas = [p.area() for p in arms]
     assert found["per_seed"] == pytest.approx(areas, abs=1e-12)
     assert found["mean"] == pytest.approx(sum(areas) / 3, abs=1e-12)
-    picks = np.random.default_rng(SEED).integers(0, 3, (RESAMPLES, 3))
     values = [
-        np.mean([arms[k].area(rows) for k in chosen])
-        for rows, chosen in zip(drawn_rows(), picks, strict=True)
+        sum(count * p.area(rows) for count, p in zip(times, arms, strict=True)) / 3
+        for rows, times in zip(drawn_rows(), drawn_seeds(), strict=True)
     ]
     assert found["ci"] == pytest.approx(ends(values), abs=1e-12)
 
@@ -128,9 +133,13 @@ def rankings(**arms: list[Planted]) -> compare.Rankings:
     return made
 
 
+def compared(made: compare.Rankings) -> list[dict]:
+    return compare.compare(CONFIG, made, compare.areas(CONFIG, made))
+
+
 def test_areas_are_compared_query_by_query_and_seed_by_seed():
     ours, theirs = planted(0.1, lift=0.05), planted(0.6)
-    rows = compare.compare(CONFIG, rankings(xent=theirs, cat_xent=ours))
+    rows = compared(rankings(xent=theirs, cat_xent=ours))
     row = rows[0]
     named = {key: row[key] for key in ("arm", "against", "router", "metric")}
     assert named == {
@@ -141,21 +150,19 @@ def test_areas_are_compared_query_by_query_and_seed_by_seed():
     }
     gap = np.mean([a.area() - b.area() for a, b in zip(ours, theirs, strict=True)])
     assert row["difference"] == pytest.approx(gap, abs=1e-12)
-    stream = np.random.default_rng(np.random.SeedSequence(SEED, spawn_key=(1,)))
-    counts = stream.multinomial(3, np.full(3, 1 / 3), size=RESAMPLES)
     values = [
         sum(
             count * (a.area(rows) - b.area(rows)) / 3
             for count, a, b in zip(times, ours, theirs, strict=True)
         )
-        for rows, times in zip(drawn_rows(), counts, strict=True)
+        for rows, times in zip(drawn_rows(), drawn_seeds(), strict=True)
     ]
     assert row["ci"] == pytest.approx(ends(values), abs=1e-12)
 
 
 def test_flops_at_equal_quality_are_read_off_both_curves():
     ours, theirs = planted(0.1, lift=0.05), planted(0.6)
-    rows = compare.compare(CONFIG, rankings(xent=theirs, cat_xent=ours))
+    rows = compared(rankings(xent=theirs, cat_xent=ours))
     row = next(r for r in rows if r["metric"] == "flops_at_equal_quality")
     small = np.mean([p.small.mean() for p in theirs])
     target = small + 0.9 * (theirs[0].large.mean() - small)
@@ -203,7 +210,7 @@ def first_cost(p: Planted, target: float) -> float:
 
 def test_which_pairs_are_compared():
     three = rankings(xent=planted(0.5), random_mask=planted(0.4), cat_xent=planted(0.3))
-    rows = compare.compare(CONFIG, three)
+    rows = compared(three)
     told = [(r["arm"], r["against"], r["router"], r.get("against_router")) for r in rows]
     same = ("chow_average", "post_hoc:learner=booster")
     expected = [("random_mask", "xent", r, None) for r in (*same, "chow_average")]
@@ -215,11 +222,11 @@ def test_which_pairs_are_compared():
 
 
 def test_no_comparison_without_a_baseline_or_the_main_router():
-    assert compare.compare(CONFIG, rankings(cat_xent=planted(0.3))) == []
+    assert compared(rankings(cat_xent=planted(0.3))) == []
     both = rankings(xent=planted(0.5), cat_xent=planted(0.3))
     for arm in both.values():
         del arm["chow_average"]
-    rows = compare.compare(CONFIG, both)
+    rows = compared(both)
     assert [(r["router"], r["metric"]) for r in rows] == [("post_hoc:learner=booster", "audc")]
 
 

@@ -92,3 +92,11 @@ def minimal(queries: int = 40, seed: int = 0) -> dict:
         "dollars": [0.1] * queries + [1.0] * queries,
         "score:mine": [*rng.random(queries).tolist(), *([None] * queries)],
     }
+
+
+def calibrated(queries: int, rng: np.random.Generator) -> tuple[np.ndarray, Outcomes]:
+    """Large right with .9, small right with its confidence; the score is minus that."""
+    confidence = rng.random(queries)
+    small = (rng.random(queries) < confidence).astype(float)
+    large = (rng.random(queries) < 0.9).astype(float)
+    return -confidence, Outcomes(small, large, np.ones(queries), 9 * np.ones(queries))

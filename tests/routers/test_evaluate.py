@@ -13,10 +13,11 @@ import pytest
 
 from routers import metrics, thresholds
 from routers.base import Router
-from routers.bootstrap import hierarchical_difference, interval, replicates
+from routers.bootstrap import interval, replicates
 from routers.curves import deferral_curve
 from routers.errors import InputError
 from routers.evaluate import Column, evaluate, write_curves
+from routers.paired import hierarchical_difference
 from routers.records import Records, pair
 from routers.schema import normalise
 
