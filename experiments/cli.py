@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import keyword
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ def verbs() -> dict[str, str]:
     for module in pkgutil.iter_modules(commands.__path__):
         text = Path(commands.__path__[0], f"{module.name}.py").read_text()
         doc = ast.get_docstring(ast.parse(text)) or ""
-        found[module.name] = doc.partition("\n")[0]
+        found[module.name.rstrip("_")] = doc.partition("\n")[0]
     return found
 
 
@@ -37,6 +38,7 @@ def usage() -> str:
         "  cascade run demo                       train, route and report, in minutes on a laptop",
         "  cascade run text2text --data my.jsonl  the same on your own data",
         "  cascade evaluate logs.parquet          compare routers on your own logs, no model",
+        "  cascade import table log.csv ...       any log becomes such a file",
     ]
     return "\n".join(lines)
 
@@ -50,7 +52,8 @@ def dispatch(arguments: Sequence[str]) -> int:
     known = verbs()
     if name not in known:
         raise InputError(f"unknown verb '{name}'; {did_you_mean(name, list(known))}")
-    return importlib.import_module(f"experiments.commands.{name}").main(rest) or 0
+    module = f"{name}_" if keyword.iskeyword(name) else name  # `import` lives in import_.py
+    return importlib.import_module(f"experiments.commands.{module}").main(rest) or 0
 
 
 def guarded(work: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:

@@ -110,7 +110,8 @@ def test_routers_reach_heavy_libraries_only_inside_functions():
     assert {n for n, names in first.items() if LEARNERS & names} == set()
 
 
-VERBS = sorted(path.stem.rstrip("_") for path in (ROOT / "experiments" / "commands").glob("[!_]*.py"))
+COMMANDS = (ROOT / "experiments" / "commands").glob("[!_]*.py")
+VERBS = sorted(path.stem.rstrip("_") for path in COMMANDS)
 LISTS = ["configs", "routers", "tasks"]
 LIGHT = [[], ["--help"], ["run", "demo", "--help"], *([name] for name in LISTS)]
 
