@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from routers.base import Inputs, Outcomes, Router
+from routers.conventions import Convention, figures
 from routers.curves import Curve, Ranked
 from routers.errors import InputError
 from routers.files import written
@@ -47,7 +48,7 @@ class Evaluation:
     """Everything measured, in memory; ``summary`` is the JSON of ``cascade evaluate --json``.
 
     ``ranked`` and ``scores`` of two evaluations on the same queries can be compared with
-    ``bootstrap.hierarchical_difference``. ``references`` are the curves "random" and "oracle".
+    ``paired.hierarchical_difference``. ``references`` are the curves "random" and "oracle".
     """
 
     summary: dict[str, Any]
@@ -71,6 +72,7 @@ def evaluate(
     bootstrap: int = 1000,
     by_task: bool = False,
     seed: int = 0,
+    convention: Convention = "exact",
 ) -> Evaluation:
     """Fit each router on ``fit_split``, measure it on ``test_split``.
 
@@ -83,6 +85,8 @@ def evaluate(
         small, large: model names; None = the cheaper and the dearer of exactly two.
         bootstrap: resamples of the 95 % intervals; 0 = none.
         by_task: add ``tasks`` (each with its own thresholds) and ``macro``, their plain mean.
+        convention: add ``conventions`` to each router, the figures that reference programs
+            print (``routers/conventions.py``); exact = none.
 
     Raises:
         InputError: no router, a split or model that is not there, a learned router without a
@@ -108,6 +112,10 @@ def evaluate(
     lines = references(test.outcomes)
     entries = {name: describe(curves[name], lines["oracle"], scores[name], test) for name in fitted}
     add_intervals(entries, ranked, bootstrap, seed)
+    if convention != "exact":
+        named = figures(convention, curves, scores, test.outcomes, records.cost_unit)
+        for name, values in named.items():
+            entries[name]["conventions"] = values
     for name, router in fitted.items():
         entries[name].update(transfer(router, name, fit, test, scores[name]))
         entries[name].update(stage=router.stage, peeks=router.peeks, curve_csv=None)

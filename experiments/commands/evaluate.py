@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from experiments.commandline import parse, print_json
-from experiments.rundir import write_json
-from experiments.table import print_evaluation
 from routers.errors import InputError
 
 Split = Literal["train", "validation", "test"]
+Convention = Literal["exact", "routellm", "all"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Evaluate:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None  # folder for curves and JSON
     json: bool = False  # print one JSON object instead of the table
     seed: int = 0  # of the resamples
+    convention: Convention = "exact"  # add RouteLLM's own figures, or all papers' (docs/metrics.md)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -57,11 +57,59 @@ def main(arguments: Sequence[str]) -> None:
         bootstrap=options.bootstrap,
         by_task=options.by_task,
         seed=options.seed,
+        convention=options.convention,
     )
     if options.out:
+        from experiments.rundir import write_json
+
         done = write_curves(done, options.out)
         write_json(options.out / "evaluation.json", done.summary)
     if options.json:
         print_json(done.summary)
     else:
+        from experiments.table import print_evaluation
+
         print_evaluation(done.summary, options.out)
+        if options.convention != "exact":
+            _print_conventions(done.summary)
+
+
+# Our metric of the exact curve that stands beside a convention's figure of another name.
+_BESIDE = {"auc": "audc", "s_d": "audc_normalised", "area": "aucfc"}
+
+
+def _print_conventions(summary: dict[str, Any]) -> None:
+    """One row per router and figure: by its convention, and ours on the exact curve beside it."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    title = "Figures as reference programs count them (docs/metrics.md)"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
+    for column in ("router", "convention", "figure"):
+        table.add_column(column, overflow="fold")
+    for column in ("by convention", "exact curve"):
+        table.add_column(column, justify="right")
+    for name, row in summary["routers"].items():
+        ours = row | {f"cpt {x}": share for x, share in row["cpt"].items()}
+        for convention, values in row["conventions"].items():
+            for figure, theirs in _figures(values):
+                exact = ours.get(_BESIDE.get(figure, figure))
+                table.add_row(name, convention, figure, _shown(theirs), _shown(exact))
+        table.add_section()
+    console = Console(markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    console.print(table)
+
+
+def _figures(values: dict[str, Any] | None) -> list[tuple[str, float | None]]:
+    """(name, value) of one convention's single numbers; a dash where it is not defined."""
+    if values is None:
+        return [("not defined here", None)]
+    plain = [(k, v) for k, v in values.items() if not isinstance(v, dict | list)]
+    return plain + [(f"cpt {x}", share) for x, share in values.get("cpt", {}).items()]
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.6f}"
