@@ -2,3 +2,26 @@
 
 Everything here runs on logs (``Records``) with NumPy alone; no model, no accelerator.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from routers.policy import Policy
+
+__all__ = ["Policy"]
+
+
+def __getattr__(name: str) -> Any:
+    """``routers.Policy``, imported when it is asked for: importing the package costs nothing.
+
+    >>> import routers
+    >>> routers.Policy.__name__
+    'Policy'
+    """
+    if name == "Policy":
+        from routers.policy import Policy
+
+        return Policy
+    raise AttributeError(f"module 'routers' has no attribute {name!r}")

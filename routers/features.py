@@ -71,18 +71,38 @@ def row_quantiles(column: Ragged, alphas_Q: Float[np.ndarray, " Q"]) -> Float64[
     >>> row_quantiles(Ragged.of([[0.0, 10.0], [4.0]]), np.array([0.0, 0.25])).tolist()
     [[0.0, 2.5], [4.0, 4.0]]
     """
-    filled = column.lengths > 0
-    sorted_M = column.values[np.lexsort((column.values, column.row_ids))].astype(np.float64)
-    start_R = column.offsets[:-1][filled]
-    last_R = column.lengths[filled] - 1
-    place_RQ = last_R[:, None] * alphas_Q[None, :]
-    low_RQ = np.floor(place_RQ).astype(np.int64)
-    high_RQ = np.minimum(low_RQ + 1, last_R[:, None])
-    low_value_RQ = sorted_M[start_R[:, None] + low_RQ]
-    high_value_RQ = sorted_M[start_R[:, None] + high_RQ]
-    out_NQ = np.zeros((len(column), len(alphas_Q)))
+    lengths_N = column.lengths
+    filled = np.flatnonzero(lengths_N)
+    sorted_M = _sorted_rows(column, lengths_N).astype(np.float64)
+    start_R1 = column.offsets[filled][:, None]
+    last_R1 = lengths_N[filled][:, None] - 1
+    place_RQ = last_R1 * alphas_Q[None, :]
+    low_RQ = place_RQ.astype(np.int64)
+    high_RQ = np.minimum(low_RQ + 1, last_R1)
+    low_value_RQ = sorted_M[start_R1 + low_RQ]
+    high_value_RQ = sorted_M[start_R1 + high_RQ]
+    out_NQ = np.zeros((len(lengths_N), len(alphas_Q)))
     out_NQ[filled] = low_value_RQ + (high_value_RQ - low_value_RQ) * (place_RQ - low_RQ)
     return out_NQ
+
+
+def _sorted_rows(column: Ragged, lengths_N: np.ndarray) -> np.ndarray:
+    """[M] the values with every row in rising order.
+
+    A matrix padded with NaN, which sorts last, is ten times as fast as a lexsort; rows so
+    unequal that it would be mostly padding are sorted the slow way.
+    """
+    width = int(lengths_N.max(initial=0))
+    cells = width * len(lengths_N)
+    if cells == len(column.values):
+        return np.sort(column.values.reshape(len(lengths_N), width), axis=1).reshape(-1)
+    if cells > 4 * len(column.values):
+        return column.values[np.lexsort((column.values, column.row_ids))]
+    real_NW = np.arange(width) < lengths_N[:, None]
+    padded_NW = np.full(real_NW.shape, np.nan, column.values.dtype)
+    padded_NW[real_NW] = column.values
+    padded_NW.sort(axis=1)
+    return padded_NW[real_NW]
 
 
 def quantile_vector(token_logprob: Ragged) -> Float64[np.ndarray, "N 13"]:

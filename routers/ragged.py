@@ -50,7 +50,7 @@ class Ragged:
     @property
     def lengths(self) -> np.ndarray:
         """[N] number of values in each row."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]  # np.diff takes microseconds more
 
     @property
     def row_ids(self) -> np.ndarray:

@@ -70,18 +70,18 @@ def for_quality(curve: Curve, quality: float) -> float:
     return float(curve.threshold[reached[np.argmin(curve.cost[reached])]])
 
 
-def for_budget(curve: Curve, flops: float) -> float:
-    """The threshold of the best point whose mean FLOPs per query are at most ``flops``.
+def for_budget(curve: Curve, budget: float, unit: str = "FLOPs") -> float:
+    """The threshold of the best point whose mean cost per query is at most ``budget``.
 
-    Equal qualities: the cheaper point.
+    Equal qualities: the cheaper point. ``unit`` is the unit of the curve's cost, for messages.
 
     Raises:
         InputError: even the cheapest point costs more.
     """
-    within = np.flatnonzero(curve.cost <= flops)
+    within = np.flatnonzero(curve.cost <= budget)
     if not len(within):
         raise InputError(
-            f"no threshold keeps mean FLOPs within {flops:.4g}; the least is "
+            f"no threshold keeps mean {unit} within {budget:.4g}; the least is "
             f"{curve.cost.min():.4g} (small model and router), raise the budget"
         )
     best = within[np.lexsort((curve.cost[within], -curve.quality[within]))[0]]

@@ -53,6 +53,19 @@ def test_a_positive_column_has_its_true_minimum_not_zero():
     assert features.row_max(Ragged.of([[-2.0, -3.0], [-5.0]])).tolist() == [-2.0, -5.0]
 
 
+@pytest.mark.parametrize(
+    "lengths", [[5] * 30, [1] * 90 + [400], [3, 0, 9, 4]], ids=["equal", "unequal", "padded"]
+)
+def test_quantiles_of_equal_and_of_wildly_unequal_rows(lengths):
+    """Each way of sorting: as one matrix, one by one, padded."""
+    rng = np.random.default_rng(len(lengths))
+    rows = [-rng.exponential(1.0, n).astype(np.float32) for n in lengths]
+    got = features.row_quantiles(Ragged.of(rows), features.ALPHAS)
+    wide = [row.astype(np.float64) for row in rows]
+    want = [np.quantile(r, features.ALPHAS) if len(r) else np.zeros(11) for r in wide]
+    np.testing.assert_allclose(got, want, rtol=1e-13)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_quantiles_equal_numpy_per_row(seed):
     rows = rows_of(seed)
