@@ -54,7 +54,8 @@ def score(
         progress: called with (examples done, examples in all) while generating.
 
     Returns:
-        A table with the columns and types of Records (latency and dollars are null).
+        A table with the columns and types of Records, without those a model does not tell:
+        latency, dollars, sampled answers.
 
     Raises:
         InputError: no examples, duplicate ids, or a tokenizer that does not fit the model.
@@ -86,12 +87,11 @@ def score(
         "prompt_tokens": prompt_tokens,
         "response_tokens": own.lengths,
         "flops": forward_flops(model_config, prompt_tokens, own.lengths),
-        "latency_s": [None] * len(examples),
-        "dollars": [None] * len(examples),
         **_own_columns(own),
         **_forced_columns(given, np.array([len(ids) for ids in references])),
     }
-    return pa.table({name: pa.array(columns[name], kind) for name, kind in COLUMNS.items()})
+    found = {name: kind for name, kind in COLUMNS.items() if name in columns}
+    return pa.table({name: pa.array(columns[name], kind) for name, kind in found.items()})
 
 
 def _check(config: ModelConfig, examples: Sequence[Example], tokenizer: Tokenizer) -> None:

@@ -30,6 +30,12 @@ def floats(table: pa.Table, name: str, dtype: type = np.float64) -> np.ndarray |
     return None if column is None else column.to_numpy().astype(dtype)
 
 
+def texts(table: pa.Table, name: str) -> np.ndarray | None:
+    """[N] text as objects, so that one long answer does not widen every row."""
+    column = _present(table, name)
+    return None if column is None else column.to_numpy()
+
+
 def matrix(table: pa.Table, name: str) -> np.ndarray | None:
     """[N, E] from a list column whose rows all have the same length."""
     rows = ragged(table, name)
@@ -57,7 +63,7 @@ def ragged(table: pa.Table, name: str) -> Ragged | None:
 def _values(flat: pa.Array, name: str) -> np.ndarray:
     """The values of one chunk, [m] or [m, K]."""
     if flat.null_count:
-        raise InputError(f"'{name}' holds null values inside its lists; write numbers only")
+        raise InputError(f"'{name}' holds null values inside its lists; fill them in")
     if not pa.types.is_list(flat.type):
         return flat.to_numpy(zero_copy_only=False)
     widths = pc.list_value_length(flat).to_numpy(zero_copy_only=False)

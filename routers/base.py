@@ -41,6 +41,8 @@ class Inputs:
     topk_logprob: Ragged | None = None  # [M, K], descending
     response_embedding: np.ndarray | None = None  # [N, E]
     scores: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # score:<name>, [N]
+    response: np.ndarray | None = None  # [N] text, only beside sampled_responses
+    sampled_responses: Ragged | None = None  # text: answers sampled at temperature > 0
 
     def __len__(self) -> int:
         return len(self.query_id)
@@ -60,6 +62,8 @@ class Inputs:
             token_entropy=None,
             topk_logprob=None,
             response_embedding=None,
+            response=None,
+            sampled_responses=None,
         )
 
     def need(self, *names: str) -> None:

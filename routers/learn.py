@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -46,6 +47,7 @@ class Recipe:
     coverage: float = 0.0
     coverage_weight: float = 0.0
     seed: int = 0
+    objective: Callable[[Any, Any], Any] | None = None  # (logits, targets) → loss, for ``loss``
 
 
 class Rows(NamedTuple):
@@ -175,7 +177,9 @@ def _forward(layers: Layers, x_NF: Any, moments: Any = None) -> tuple[Any, Any]:
 
 
 def _loss(logit_N: Any, rows: Rows, recipe: Recipe) -> Any:
-    """Weighted mean loss plus the coverage term."""
+    """Weighted mean loss plus the coverage term, or the recipe's own objective."""
+    if recipe.objective is not None:
+        return recipe.objective(logit_N, rows.target)
     if recipe.loss == "bce":
         each_N = optax.sigmoid_binary_cross_entropy(logit_N, rows.target)
     else:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from routers import schema
-from routers.arrow import floats, matrix, pc, ragged, strings
+from routers.arrow import floats, matrix, pc, ragged, strings, texts
 from routers.base import Inputs, Outcomes
 from routers.errors import InputError, did_you_mean
 from routers.files import written
@@ -146,6 +146,7 @@ def pair(records: Records, small: str, large: str, split: str) -> tuple[Inputs, 
     ours, theirs = (_answers(records, name, split) for name in (small, large))
     _check_same_queries(ours, theirs, small, large, split)
     cost = records.cost_unit
+    sampled = ragged(ours, "sampled_responses")
 
     inputs = Inputs(
         query_id=strings(ours, "query_id"),
@@ -158,6 +159,8 @@ def pair(records: Records, small: str, large: str, split: str) -> tuple[Inputs, 
         topk_logprob=ragged(ours, "topk_logprob"),
         response_embedding=matrix(ours, "response_embedding"),
         scores=_scores(ours),
+        response=None if sampled is None else texts(ours, "response"),
+        sampled_responses=sampled,
     )
     outcomes = Outcomes(
         quality_small=_filled(ours, "quality"),
@@ -208,9 +211,13 @@ def _join(tables: list[pa.Table], where: str) -> pa.Table:
 
 
 def _answers(records: Records, model: str, split: str) -> pa.Table:
-    """A model's rows in a split, sorted by query_id, without the texts."""
-    texts = ("prompt", "reference", "response")
-    table = records.table.select([n for n in records.table.column_names if n not in texts])
+    """A model's rows in a split, sorted by query_id, without texts no router reads.
+
+    The response is kept where there are sampled ones to compare it with.
+    """
+    names = records.table.column_names
+    unread = {"prompt", "reference"} | (set() if "sampled_responses" in names else {"response"})
+    table = records.table.select([name for name in names if name not in unread])
     chosen = pc.and_(pc.equal(table["model"], model), pc.equal(table["split"], split))
     rows = table.filter(chosen)
     if len(rows) == 0:

@@ -23,6 +23,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "prompt": pa.string(),
     "reference": pa.string(),
     "response": pa.string(),
+    "sampled_responses": pa.list_(pa.string()),
     "quality": pa.float32(),
     "prompt_tokens": pa.int32(),
     "response_tokens": pa.int32(),

@@ -38,7 +38,7 @@ def save(router: Router, path: Path) -> None:
         "fields": json.dumps(fields),
     }
     with written(path) as temporary:
-        save_file(_arrays(router), temporary, metadata=header)
+        save_file(arrays_of(router), temporary, metadata=header)
 
 
 def load(path: Path) -> Router:
@@ -75,8 +75,11 @@ def _router(path: Path, header: dict[str, str], arrays: dict[str, np.ndarray]) -
     return cls(**fields)
 
 
-def _arrays(router: Router) -> dict[str, np.ndarray]:
-    """Fitted fields as a flat dict of C-ordered arrays, which is what the format stores."""
+def arrays_of(router: Router) -> dict[str, np.ndarray]:
+    """Fitted fields as a flat dict of C-ordered arrays, which is what the format stores.
+
+    The inverse is ``with_arrays``.
+    """
     flat: dict[str, np.ndarray] = {}
     for field in dataclasses.fields(router):  # type: ignore[arg-type]
         value = getattr(router, field.name)
@@ -89,8 +92,13 @@ def _arrays(router: Router) -> dict[str, np.ndarray]:
     return flat
 
 
+def with_arrays(router: Router, arrays: dict[str, np.ndarray]) -> Router:
+    """A copy of a router with the fitted arrays that ``arrays_of`` took from another."""
+    return dataclasses.replace(router, **_fitted(arrays))  # type: ignore[type-var]
+
+
 def _fitted(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The inverse of ``_arrays``: fitted fields by name."""
+    """Fitted fields by name, from ``arrays_of``."""
     fields: dict[str, Any] = {}
     for name, array in arrays.items():
         field, dot, key = name.partition(".")

@@ -30,6 +30,16 @@ def tokens(rng, kind_N, length_N):
     return topk, Ragged(entropy_M.astype(np.float32), offsets), kind_M
 
 
+def sampled(n, kind_N, seed, k=4):
+    """(sampled answers, answers): k samples, each agreeing with chance .9, .5, .4 by kind."""
+    rng = np.random.default_rng([seed, 1])  # its own stream: the other columns stay as they were
+    agrees_Nk = rng.random((n, k)) < np.array([0.9, 0.5, 0.4])[kind_N][:, None]
+    rows = [
+        [f"The  answer {i}." if yes else "no" for yes in row] for i, row in enumerate(agrees_Nk)
+    ]
+    return Ragged.of(rows, object), np.array([f"answer {i}" for i in range(n)], object)
+
+
 def planted(n=600, seed=0, graded=False, kinds=(0, 1, 2)):
     """(inputs, outcomes) of n queries; ``graded`` gives qualities between 0 and 1."""
     rng = np.random.default_rng(seed)
@@ -39,6 +49,7 @@ def planted(n=600, seed=0, graded=False, kinds=(0, 1, 2)):
     forced, _, kind_M = tokens(rng, kind_N, length_N)
     hit_small = rng.random(len(kind_M)) < np.array([0.95, 0.2, 0.2])[kind_M]
     hit_large = rng.random(len(kind_M)) < np.array([0.95, 0.95, 0.2])[kind_M]
+    samples, answers = sampled(n, kind_N, seed)
     clues_NE = np.eye(3)[kind_N] + 0.3 * rng.normal(size=(n, 3))
     small_N = (kind_N == 0).astype(np.float32)
     large_N = (kind_N < 2).astype(np.float32)
@@ -55,6 +66,8 @@ def planted(n=600, seed=0, graded=False, kinds=(0, 1, 2)):
         token_entropy=entropy,
         topk_logprob=topk,
         response_embedding=clues_NE.astype(np.float32),
+        response=answers,
+        sampled_responses=samples,
     )
     outcomes = Outcomes(
         quality_small=small_N,

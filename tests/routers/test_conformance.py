@@ -18,7 +18,8 @@ from routers.storage import load, save
 
 SPECS = sorted(
     {*names(), "chow_quantile:alpha=0.3", "edge_inference:pool=max", "entropy:reduce=max"}
-    | {"post_hoc:learner=mlp", "prompt:embedding_flops=50"}
+    | {"post_hoc:learner=mlp", "prompt:embedding_flops=50", "logistic:goal=fixes"}
+    | {"stack:members=chow_quantile:alpha=0.1+length+knn:k=9;embedding_flops=50"}
 )
 LEARNED = [spec for spec in SPECS if build(spec).learned]
 # Matrix products may round differently for another number of rows; nothing else may differ.
@@ -29,7 +30,7 @@ learned = pytest.mark.parametrize("spec", LEARNED)
 INPUTS, OUTCOMES = planted(600)
 FIT, TEST = np.arange(400), np.arange(400, 600)
 OPTIONAL = ("prompt_embedding", "response_tokens", "token_logprob", "token_entropy")
-OPTIONAL += ("topk_logprob", "response_embedding")
+OPTIONAL += ("topk_logprob", "response_embedding", "response", "sampled_responses")
 
 
 @functools.cache
@@ -248,6 +249,8 @@ def test_one_class_only_gives_one_constant_score(spec, small, large):
         OUTCOMES,
         quality_small=np.full(600, small, np.float32),
         quality_large=np.full(600, large, np.float32),
+        flops_small=np.full(600, 100.0),
+        flops_large=np.full(600, 1000.0),
         forced_hit_small=Ragged(
             np.full(len(OUTCOMES.forced_hit_small.values), small > 0),
             OUTCOMES.forced_hit_small.offsets,
