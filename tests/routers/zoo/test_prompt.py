@@ -10,14 +10,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from routers.errors import InputError
-from routers.zoo.prompt import PENALTIES, Prompt
+from routers.linear import RIDGE_PENALTIES
+from routers.zoo.prompt import Prompt
 
 
 def test_it_is_ridge_on_the_gain():
     inputs, outcomes = planted(200, graded=True)
     rows, unseen = np.arange(150), np.arange(150, 200)
     router = Prompt().fit(inputs.take(rows), outcomes.take(rows))
-    oracle = make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES))
+    oracle = make_pipeline(StandardScaler(), RidgeCV(alphas=RIDGE_PENALTIES))
     embedding = inputs.prompt_embedding.astype(np.float64)
     oracle.fit(embedding[rows], outcomes.gain[rows].astype(np.float64))
     got = router.score(inputs.take(unseen))
