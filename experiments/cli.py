@@ -38,6 +38,7 @@ def usage() -> str:
         "  cascade run demo                       train, route and report, in minutes on a laptop",
         "  cascade run text2text --data my.jsonl  the same on your own data",
         "  cascade evaluate logs.parquet          compare routers on your own logs, no model",
+        "  cascade compare logs.parquet           which router is better, how surely, and why",
         "  cascade import table log.csv ...       any log becomes such a file",
     ]
     return "\n".join(lines)

@@ -120,6 +120,7 @@ RECORDS = {
     "split_misspelt": (log(), [*CHOW, "--test-split", "tset"], "'tset'"),
     "fit_split_misspelt": (log(), [*CHOW, "--fit-split", "validaton"], "'validaton'"),
     "one_split_for_both": (log(), [*CHOW, "--fit-split", "test"], "both 'test'"),
+    "negative_seed": (log(), [*CHOW, "--seed", "-1"], "seed=-1"),
     "no_router": (log(), EVALUATE, "router"),
     "token_router_without_tokens": (
         log(),
