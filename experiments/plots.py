@@ -75,9 +75,9 @@ def quality_flops(
         _axes_of_cost(axes, data)
         _finding_arrow(axes, data, pairs)
         _name_lines(figure, axes, data, looks)
-        _caption(figure, caption(data))
+        draw_caption(figure, caption(data))
 
-    return _save(out, (7.2, 4.6), draw)
+    return save(out, (7.2, 4.6), draw)
 
 
 def per_task(run: Path, out: Path) -> "matplotlib.figure.Figure":
@@ -106,9 +106,9 @@ def per_task(run: Path, out: Path) -> "matplotlib.figure.Figure":
         grid[-1, 0].set_xlabel("FLOPs / large-only, all tasks")
         grid[0, 0].set_ylabel(style.quality_label(data))
         _legend(figure, [(style.arm_style(data, a), a) for a in panels[0].curves])
-        _caption(figure, f"Router {panels[0].router}. {caption(data, intervals=False)}")
+        draw_caption(figure, f"Router {panels[0].router}. {caption(data, intervals=False)}")
 
-    return _save(out, (2.1 * columns + 0.8, 1.9 * rows + 1.3), draw)
+    return save(out, (2.1 * columns + 0.8, 1.9 * rows + 1.3), draw)
 
 
 def keep_rate(run: Path, out: Path) -> "matplotlib.figure.Figure":
@@ -132,7 +132,7 @@ def keep_rate(run: Path, out: Path) -> "matplotlib.figure.Figure":
             axes.set_title(arm, fontsize=9, loc="left")
         _legend(figure, [({"color": c, "linewidth": 6}, n) for n, c in style.CELL_COLORS.items()])
 
-    return _save(out, (2.6 * (1 + len(arms)), 3.1), draw)
+    return save(out, (2.6 * (1 + len(arms)), 3.1), draw)
 
 
 def spread(wanted_N: Float[np.ndarray, "N"], gap: float) -> Float[np.ndarray, "N"]:
@@ -149,7 +149,7 @@ def spread(wanted_N: Float[np.ndarray, "N"], gap: float) -> Float[np.ndarray, "N
     return isotonic_regression(wanted_N - steps_N).x + steps_N
 
 
-def _save(
+def save(
     out: Path, size: tuple[float, float], draw: Callable[[Any], None]
 ) -> "matplotlib.figure.Figure":
     """Draw on a fresh figure and write it, whole or not at all."""
@@ -198,7 +198,7 @@ def _references(axes: "matplotlib.axes.Axes", run: Run) -> None:
             part, place = REFERENCE_LABELS[router]
             k = int(part * len(x_K))
             look = {"fontsize": 8, "color": style.QUIET, **place}
-            _note(axes, f"{router} ({run.baseline})", x_K[k], curve.quality[k], look)
+            note(axes, f"{router} ({run.baseline})", x_K[k], curve.quality[k], look)
 
 
 def _line(
@@ -220,13 +220,13 @@ def _end_points(axes: "matplotlib.axes.Axes", run: Run, arms: list[str]) -> None
     if points:
         flops, quality = min(points.values(), key=lambda point: point[1])
         below = {"xytext": (5, -5), "va": "top", "ha": "left"}
-        _note(axes, "S-only", flops / run.large_flops, quality, STRONG | below)
+        note(axes, "S-only", flops / run.large_flops, quality, STRONG | below)
     axes.plot(1, run.large_quality, "D", color=style.INK, markersize=5, zorder=5)
     above = {"xytext": (0, 6), "va": "bottom", "ha": "center"}
-    _note(axes, "L-only", 1.0, run.large_quality, STRONG | above)
+    note(axes, "L-only", 1.0, run.large_quality, STRONG | above)
 
 
-def _note(axes: "matplotlib.axes.Axes", text: str, x: float, y: float, look: Any) -> None:
+def note(axes: "matplotlib.axes.Axes", text: str, x: float, y: float, look: Any) -> None:
     """Text at a data point, shifted by ``look["xytext"]`` points."""
     axes.annotate(text, (x, y), textcoords="offset points", **look)
 
@@ -242,7 +242,7 @@ def _finding_arrow(axes: "matplotlib.axes.Axes", run: Run, pairs: list[tuple[str
     axes.annotate("", (x_to, y), (x_from, y), arrowprops=shape, zorder=6)
     halo = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
     beside = {"xytext": (6, 0), "va": "center", "bbox": halo}
-    _note(axes, found.arrow.label, max(x_from, x_to), y, STRONG | beside)
+    note(axes, found.arrow.label, max(x_from, x_to), y, STRONG | beside)
 
 
 def _name_lines(
@@ -282,7 +282,7 @@ def _legend(
     figure.legend(handles=handles, loc=place, ncols=columns, frameon=False, fontsize=8.5)
 
 
-def _caption(figure: Any, text: str) -> None:
+def draw_caption(figure: Any, text: str) -> None:
     """Small print along the lower edge, wrapped to the figure's width."""
     lines = textwrap.fill(text, width=int(17 * figure.get_figwidth()))
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=7.5, color=style.QUIET)

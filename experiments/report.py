@@ -6,9 +6,6 @@ loading anything else. Tables and text are plain HTML and need no script; charts
 
 from __future__ import annotations
 
-import html
-import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +13,12 @@ import numpy as np
 
 from experiments import report_sections as sections
 from experiments import report_style as style
+from experiments.offline_page import PAGE, document, finite
 from experiments.report_data import Curve, Run, read
 from experiments.report_finding import finding
 from experiments.rundir import write_text
 
-PAGE = Path(__file__).with_name("report_page")
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
-FAILURE = """addEventListener("error", (event) => {
-  const note = document.getElementById("failure");
-  note.hidden = false;
-  note.textContent = "A chart could not be drawn; the tables are complete. " + event.message;
-});"""
+SCRIPTS = [PAGE / "charts.js", PAGE / "controls.js"]
 
 
 def write(run: Path) -> Path:
@@ -42,40 +34,8 @@ def write(run: Path) -> Path:
 
 def page(run: Run) -> str:
     """The whole document as text."""
-    from plotly.offline import get_plotlyjs
-
-    title = html.escape(f"{run.name} · cascade report")
-    charts, controls = ((PAGE / name).read_text("utf-8") for name in ("charts.js", "controls.js"))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{title}</title>
-<style>{styles()}</style>
-</head>
-<body>
-<main>
-<p id="failure" role="alert" hidden></p>
-<noscript><p class="missing">Charts need JavaScript; the tables below are complete.</p></noscript>
-{sections.body(run)}
-</main>
-<script type="application/json" id="data">{embed(payload(run))}</script>
-<script>{FAILURE}</script>
-<script>{get_plotlyjs()}</script>
-<script>{charts}
-{controls}</script>
-</body>
-</html>
-"""
-
-
-def styles() -> str:
-    """The style sheet, with the arms' hues for light and for dark pages."""
-    light, dark = style.hue_variables(style.HUES), style.hue_variables(style.HUES_DARK)
-    dark = f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
-    return f":root {{ {light} }}\n{dark}\n{(PAGE / 'page.css').read_text('utf-8')}"
+    title = f"{run.name} · cascade report"
+    return document(title, sections.body(run), payload(run), SCRIPTS)
 
 
 def payload(run: Run) -> dict[str, Any]:
@@ -106,16 +66,6 @@ def payload(run: Run) -> dict[str, Any]:
     }
 
 
-def embed(value: Any) -> str:
-    """JSON that cannot end a script element, whatever the strings in it say.
-
-    >>> embed("</script>")
-    '"\\\\u003c/script\\\\u003e"'
-    """
-    text = json.dumps(value, allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
 def _arm(run: Run, arm: str) -> dict[str, Any]:
     look = style.arm_style(run, arm)
     hue = style.hue(run, arm)
@@ -133,10 +83,4 @@ def _columns(curve: Curve) -> dict[str, Any]:
 
 
 def _plain(columns: dict[str, np.ndarray]) -> dict[str, Any]:
-    return {name: _finite(np.asarray(column).tolist()) for name, column in columns.items()}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return float(f"{value:.7g}") if math.isfinite(value) else None
+    return {name: finite(np.asarray(column)) for name, column in columns.items()}

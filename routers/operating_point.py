@@ -57,7 +57,7 @@ def calibrate(
     unit = target.unit or records.cost_unit
     if unit != records.cost_unit:
         outcomes = _costed(records, outcomes, unit, (small, large), split)
-    fits, rest = _halves(inputs, split) if router.learned else (None, np.arange(len(inputs)))
+    fits, rest = halves(inputs, split) if router.learned else (None, np.arange(len(inputs)))
     if fits is not None:
         router = router.fit(inputs.at_stage(router.stage).take(fits), outcomes.take(fits))
     queries = _Queries.of(router, inputs.take(rest), outcomes.take(rest), unit)
@@ -214,7 +214,7 @@ def _or_whole(target: Target, queries: _Queries, bound: Bound, where: str) -> _C
         return _Choice(whole.threshold, whole.reached | {"not_supported": str(refusal)})
 
 
-def _halves(inputs: Inputs, split: str) -> tuple[np.ndarray, np.ndarray]:
+def halves(inputs: Inputs, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows that fit the router, and the rest; a query is on the same side in every log."""
     fits_N = stable_hash(inputs.query_id, SPLIT_SEED) >> np.uint64(63) == 0
     if fits_N.all() or not fits_N.any():

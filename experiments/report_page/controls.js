@@ -1,5 +1,5 @@
 "use strict";
-/* Toggles, the operating-point slider, sortable tables, and redrawing on theme and print. */
+/* Toggles, the operating-point slider, and redrawing on theme and print. */
 const shown = { axis: "fraction", arms: new Set(data.shown_arms), routers: new Set(data.shown_routers) };
 
 function pairsShown() {
@@ -56,26 +56,7 @@ function press(button) {
   redrawCurves();
 }
 
-function sortBy(header) {
-  const table = header.closest("table");
-  const body = table.tBodies[0];
-  const column = header.cellIndex;
-  const up = header.getAttribute("aria-sort") === "descending";
-  table.querySelectorAll("th[aria-sort]").forEach((th) => th.setAttribute("aria-sort", "none"));
-  header.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const key = (row) => row.cells[column].dataset.sort;
-  const order = (p, q) => {
-    const [a, b] = [key(p), key(q)];
-    if (a === "" || b === "") return (a === "") - (b === "");  // unknown values last, either way
-    const difference = isNaN(a) || isNaN(b) ? a.localeCompare(b) : Number(a) - Number(b);
-    return up ? difference : -difference;
-  };
-  [...body.rows].sort(order).forEach((row) => body.append(row));
-}
-
 document.querySelectorAll("button[data-kind]").forEach((b) => b.addEventListener("click", () => press(b)));
-document.querySelectorAll("th[aria-sort] button").forEach((b) =>
-  b.addEventListener("click", () => sortBy(b.closest("th"))));
 ["operate-arm", "operate-router", "operate-rate"].map(byId).filter(Boolean).forEach((control) =>
   control.addEventListener("input", () => { readOut(); redrawCurves(); }));
 [DARK, NARROW].forEach((query) => query.addEventListener("change", redrawAll));

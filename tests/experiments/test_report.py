@@ -7,7 +7,7 @@ import fake_run
 import numpy as np
 import pytest
 
-from experiments import report, report_html, report_style, report_text
+from experiments import offline_page, report, report_html, report_style, report_text
 from experiments.report_data import read
 from experiments.report_html import Cell, Column, mark_best, table
 from routers.errors import InputError
@@ -259,14 +259,14 @@ def test_several_seeds_warn_that_a_mean_threshold_is_not_one_to_deploy(run, tmp_
 
 @pytest.mark.parametrize("text", ["</script>", "<!--", "a & b", "\u2028", '"'])
 def test_embedded_json_reads_back_and_holds_no_markup(text):
-    written = report.embed({text: [text]})
+    written = offline_page.embed({text: [text]})
     assert json.loads(written) == {text: [text]}
     assert not set("<>&\u2028") & set(written)
 
 
 def test_embedding_refuses_what_json_cannot_say():
     with pytest.raises(ValueError, match="not JSON compliant"):
-        report.embed(float("nan"))
+        offline_page.embed(float("nan"))
 
 
 @pytest.mark.parametrize(

@@ -6,36 +6,15 @@ into the page, and ``--dump-dom`` brings that back.
 
 import html
 import json
-import re
-import shutil
-import subprocess
 
 import fake_run
 import pytest
+from browser import EARLY, FRAME, browse, needs_browser
 
 from experiments import report
 from experiments.report_data import read
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"no browser: none of {', '.join(NAMES)}")
-
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--virtual-time-budget=6000",
-    "--dump-dom",
-)
-
-EARLY = """<script>window.refused = [];
-document.addEventListener("securitypolicyviolation", (e) => refused.push(e.violatedDirective));
-</script>"""
+pytestmark = needs_browser
 
 PROBE = """<script>{
 const $ = (selector) => [...document.querySelectorAll(selector)];
@@ -79,21 +58,6 @@ note.id = "probe"; note.textContent = JSON.stringify(found);
 document.body.append(note);
 if (parent !== window) parent.postMessage(note.textContent, "*");
 }</script>"""
-
-FRAME = """<!doctype html><body><pre id="probe"></pre>
-<script>addEventListener("message", (event) => {
-  document.getElementById("probe").textContent = event.data;
-});</script>
-<iframe src="report.html" width="390" height="900" style="border: 0"></iframe></body>"""
-
-
-def browse(path, folder, *flags):
-    """What the probe found after the page's scripts ran."""
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r'<pre id="probe">(.+?)</pre>', done.stdout, re.DOTALL)
-    assert found, re.findall(r'<p id="failure".*?</p>', done.stdout, re.DOTALL)
-    return json.loads(html.unescape(found[1]))
 
 
 def probed(run, folder):
