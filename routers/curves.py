@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Num, Shaped
 
 from routers.base import Outcomes, Stage
 from routers.errors import InputError
+from routers.sorting import stable_order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,20 +63,25 @@ class Ranked:
 
         Integer weights give exactly the curve of the queries literally repeated.
         """
+        gain_sorted, step_sorted = self.gain_sorted, self.step_sorted
         if weights is None:
-            weight_sorted = np.ones(1)
-            count_G = self.end.astype(np.float64)
+            rate_P = np.zeros(len(self.end) + 1)
+            rate_P[1:] = self.end
         else:
             weight_sorted = weights[self.order]
-            count_G = np.cumsum(weight_sorted)[self.end - 1].astype(np.float64)
-        total = count_G[-1]
-        gain_G = np.cumsum(weight_sorted * self.gain_sorted)[self.end - 1]
-        step_G = np.cumsum(weight_sorted * self.step_sorted)[self.end - 1]
+            gain_sorted, step_sorted = weight_sorted * gain_sorted, weight_sorted * step_sorted
+            rate_P = _sums(weight_sorted, self.end)
+        total = float(rate_P[-1])
+        quality_P, cost_P = _sums(gain_sorted, self.end), _sums(step_sorted, self.end)
+        for line_P in (rate_P, quality_P, cost_P):  # in place: fresh memory costs more than sums
+            line_P /= total
+        quality_P += _mean(self.quality_small, weights)
+        cost_P += _mean(self.kept_cost, weights)
         return Curve(
             threshold=np.concatenate([[np.inf], self.threshold]),
-            deferral_rate=np.concatenate([[0.0], count_G / total]),
-            quality=_mean(self.quality_small, weights) + np.concatenate([[0.0], gain_G / total]),
-            cost=_mean(self.kept_cost, weights) + np.concatenate([[0.0], step_G / total]),
+            deferral_rate=rate_P,
+            quality=quality_P,
+            cost=cost_P,
             small_cost=_mean(self.flops_small, weights),
             large_cost=_mean(self.flops_large, weights),
         )
@@ -111,21 +117,20 @@ def rank(
     """
     score = np.asarray(score, np.float64)
     check_score(score, len(outcomes), name)
-    order = np.argsort(score)[::-1].copy()
-    score_sorted = score[order]
-    end = np.flatnonzero(np.append(score_sorted[1:] != score_sorted[:-1], True)) + 1
+    order, rising = stable_order(-score)
+    end = np.flatnonzero(np.append(rising[1:] != rising[:-1], True)) + 1
     small = np.asarray(outcomes.flops_small, np.float64)
     large = np.asarray(outcomes.flops_large, np.float64)
-    router = np.zeros(len(score)) if router_flops is None else np.asarray(router_flops, np.float64)
+    kept = small if router_flops is None else small + np.asarray(router_flops, np.float64)
     step = large if stage == "response" else large - small
     return Ranked(
         order=order,
         end=end,
-        threshold=score_sorted[end - 1],
-        gain_sorted=oracle_score(outcomes)[order],
-        step_sorted=step[order],
+        threshold=np.negative(rising if len(end) == len(rising) else rising[end - 1]),
+        gain_sorted=oracle_score(outcomes).take(order, mode="clip"),  # "clip" saves a check
+        step_sorted=step.take(order, mode="clip"),
         quality_small=np.asarray(outcomes.quality_small, np.float64),
-        kept_cost=small + router,
+        kept_cost=kept,
         flops_small=small,
         flops_large=large,
     )
@@ -172,6 +177,16 @@ def check_score(score: Shaped[np.ndarray, "*any"], queries: int, name: str) -> N
             f"{name}: score is {score[bad[0]]} for {len(bad)} of {queries} queries, first at row "
             f"{bad[0]}; a deferral score must be finite, repair the router"
         )
+
+
+def _sums(sorted_N: np.ndarray, end_G: np.ndarray) -> np.ndarray:
+    """[P] zero, then the running sum at the last query of each group."""
+    sums_P = np.zeros(len(end_G) + 1)
+    if len(end_G) == len(sorted_N):
+        np.cumsum(sorted_N, out=sums_P[1:])
+    else:
+        sums_P[1:] = np.cumsum(sorted_N)[end_G - 1]
+    return sums_P
 
 
 def _mean(values: np.ndarray, weights: np.ndarray | None) -> float:

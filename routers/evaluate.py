@@ -97,6 +97,8 @@ def evaluate(
         raise InputError(f"fit and test split are both '{fit_split}'; choose two different splits")
     if bootstrap < 0:
         raise InputError(f"bootstrap={bootstrap}; give the number of resamples, 0 for no intervals")
+    if seed < 0:
+        raise InputError(f"seed={seed}; give 0 or more")
     is_flops = records.cost_unit == "flops"
     test = Split(*pair(records, small, large, test_split), is_flops)
     fit = None
@@ -104,7 +106,7 @@ def evaluate(
         fit = Split(*pair(records, small, large, fit_split), is_flops)
     fitted = {
         name: _fitted(name, router, fit, test, fit_split)
-        for name, router in _with_columns(routers, test.inputs).items()
+        for name, router in with_columns(routers, test.inputs).items()
     }
     scores = {name: test.score(router, name) for name, router in fitted.items()}
     ranked = {n: test.rank(r, scores[n]) for n, r in fitted.items()}
@@ -150,7 +152,7 @@ def _write_csv(curve: Curve, path: Path) -> None:
         writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def _with_columns(routers: Mapping[str, Router], inputs: Inputs) -> dict[str, Router]:
+def with_columns(routers: Mapping[str, Router], inputs: Inputs) -> dict[str, Router]:
     """The routers asked for and those that ready-made score columns are."""
     both = set(routers) & set(inputs.scores)
     if both:

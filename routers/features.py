@@ -183,11 +183,10 @@ def token_features(topk_MK: Float[np.ndarray, "M K"]) -> Float64[np.ndarray, "M 
 
 def stable_hash(query_id: np.ndarray, seed: int = 0) -> UInt64[np.ndarray, " N"]:
     """64 uniform bits of (seed, query id): the same in every process, row order and subset."""
-    prefix = f"{seed}\x00"
-    digests = (
-        hashlib.blake2b(f"{prefix}{query}".encode(), digest_size=8).digest()
-        for query in query_id.tolist()
-    )
+    prefix, blake2b = f"{seed}\x00".encode(), hashlib.blake2b
+    digests = [
+        blake2b(prefix + query.encode(), digest_size=8).digest() for query in query_id.tolist()
+    ]
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 

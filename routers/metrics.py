@@ -13,6 +13,7 @@ from jaxtyping import Float, Num, Shaped
 
 from routers.base import Outcomes
 from routers.curves import Curve, deferral_curve, oracle_score
+from routers.sorting import stable_order
 
 # Running sums of float64 qualities in [0, 1] are exact to far better than this; it lets the
 # last point of a curve count as reaching the large model's own quality.
@@ -213,6 +214,9 @@ def _turns_left(a: tuple[float, float], b: tuple[float, float], c: tuple[float, 
 
 def _midrank(values: Shaped[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     """Ranks from 1; equal values share the mean of theirs."""
-    _, group, count = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return (last - (count - 1) / 2)[group]
+    order, rising = stable_order(values)
+    end = np.flatnonzero(np.append(rising[1:] != rising[:-1], len(values) > 0)) + 1
+    count = np.diff(end, prepend=0)
+    rank = np.empty(len(values))
+    rank[order] = np.repeat(end - (count - 1) / 2, count)
+    return rank

@@ -5,9 +5,10 @@ The columns and their units are in ``docs/records.md``; ``routers/schema.py`` ch
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def read(paths: Sequence[Path]) -> Records:
     tables, metadata = [], dict[str, list[str]]()
     for path in paths:
         table = _load(path)
-        for key, value in _provenance(table, path).items():
+        for key, value in provenance(table.schema, path).items():
             metadata.setdefault(key, [])
             if value not in metadata[key]:
                 metadata[key].append(value)
@@ -144,29 +145,14 @@ def pair(records: Records, small: str, large: str, split: str) -> tuple[Inputs, 
     """
     small, large = small_and_large(records, small, large)
     ours, theirs = (_answers(records, name, split) for name in (small, large))
-    _check_same_queries(ours, theirs, small, large, split)
+    check_same_queries(ours, theirs, small, large, split)
     cost = records.cost_unit
-    sampled = ragged(ours, "sampled_responses")
-
-    inputs = Inputs(
-        query_id=strings(ours, "query_id"),
-        task=strings(ours, "task"),
-        prompt_tokens=floats(ours, "prompt_tokens", np.int64),
-        prompt_embedding=matrix(ours, "prompt_embedding"),
-        response_tokens=floats(ours, "response_tokens", np.int64),
-        token_logprob=ragged(ours, "token_logprob"),
-        token_entropy=ragged(ours, "token_entropy"),
-        topk_logprob=ragged(ours, "topk_logprob"),
-        response_embedding=matrix(ours, "response_embedding"),
-        scores=_scores(ours),
-        response=None if sampled is None else texts(ours, "response"),
-        sampled_responses=sampled,
-    )
+    inputs = inputs_of(ours)
     outcomes = Outcomes(
-        quality_small=_filled(ours, "quality"),
-        quality_large=_filled(theirs, "quality"),
-        flops_small=_filled(ours, cost),
-        flops_large=_filled(theirs, cost),
+        quality_small=filled(ours, "quality"),
+        quality_large=filled(theirs, "quality"),
+        flops_small=filled(ours, cost),
+        flops_large=filled(theirs, cost),
         forced_logprob_small=ragged(ours, "forced_logprob"),
         forced_topk_logprob_small=ragged(ours, "forced_topk_logprob"),
         forced_hit_small=ragged(ours, "forced_hit"),
@@ -175,11 +161,36 @@ def pair(records: Records, small: str, large: str, split: str) -> tuple[Inputs, 
     return inputs, outcomes
 
 
-def _load(path: Path) -> pa.Table:
+def inputs_of(table: pa.Table) -> Inputs:
+    """What a router sees of the rows of one model and split, in their order.
+
+    Raises:
+        InputError: a column that only some of the rows have.
+    """
+    sampled = ragged(table, "sampled_responses")
+    return Inputs(
+        query_id=strings(table, "query_id"),
+        task=strings(table, "task"),
+        prompt_tokens=floats(table, "prompt_tokens", np.int64),
+        prompt_embedding=matrix(table, "prompt_embedding"),
+        response_tokens=floats(table, "response_tokens", np.int64),
+        token_logprob=ragged(table, "token_logprob"),
+        token_entropy=ragged(table, "token_entropy"),
+        topk_logprob=ragged(table, "topk_logprob"),
+        response_embedding=matrix(table, "response_embedding"),
+        scores=_scores(table),
+        response=None if sampled is None else texts(table, "response"),
+        sampled_responses=sampled,
+    )
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file whose faults, also those met while reading it, are one line."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
     try:
-        return pq.ParquetFile(path).read()
+        yield pq.ParquetFile(path, pre_buffer=False)  # whole row groups would lie in memory
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -188,9 +199,18 @@ def _load(path: Path) -> pa.Table:
         ) from None
 
 
-def _provenance(table: pa.Table, path: Path) -> dict[str, str]:
-    """The metadata that ``write`` stored; empty for a file from elsewhere."""
-    head = json.loads((table.schema.metadata or {}).get(KEY, b"{}"))
+def _load(path: Path) -> pa.Table:
+    with opened(path) as file:
+        return file.read()
+
+
+def provenance(columns: pa.Schema, path: Path) -> dict[str, str]:
+    """The metadata that ``write`` stored; empty for a file from elsewhere.
+
+    Raises:
+        InputError: records of a newer version.
+    """
+    head = json.loads((columns.metadata or {}).get(KEY, b"{}"))
     version = head.get("schema_version", schema.VERSION)
     if version > schema.VERSION:
         raise InputError(
@@ -228,9 +248,10 @@ def _answers(records: Records, model: str, split: str) -> pa.Table:
     return rows.sort_by("query_id")
 
 
-def _check_same_queries(
+def check_same_queries(
     ours: pa.Table, theirs: pa.Table, small: str, large: str, split: str
 ) -> None:
+    """Raise InputError unless both models, sorted by query_id, answered the same queries."""
     if ours["query_id"].equals(theirs["query_id"]):
         return
     lacking = []
@@ -252,7 +273,7 @@ def _scores(table: pa.Table) -> dict[str, np.ndarray]:
     return {name: column for name, column in columns.items() if column is not None}
 
 
-def _filled(table: pa.Table, name: str) -> np.ndarray:
+def filled(table: pa.Table, name: str) -> np.ndarray:
     """A column that every row must have."""
     column = floats(table, name)
     if column is None:

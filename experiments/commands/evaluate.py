@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ class Evaluate:
     router: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # NAME[:field=value,...]; repeatable
     small: str | None = None  # the smaller model's name; needed when there are more than two
     large: str | None = None  # the larger model's name
+    tiers: str | None = None  # M1,M2,...: compare all ways to use these models, cheapest first
     fit_split: Split = "validation"  # learned routers and thresholds are fitted here
     test_split: Split = "test"  # and judged here
     bootstrap: int = 1_000  # paired resamples of the queries for the intervals
@@ -35,7 +37,9 @@ class Evaluate:
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None  # folder for curves and JSON
     json: bool = False  # print one JSON object instead of the table
     seed: int = 0  # of the resamples
+    stream: bool = False  # read batch by batch: logs larger than memory, training-free routers
     convention: Convention = "exact"  # add RouteLLM's own figures, or all papers' (docs/metrics.md)
+    report: Path | None = None  # compare them in one page (.html) or one figure (.png, .svg, .pdf)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -43,12 +47,20 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(Evaluate, arguments, "cascade evaluate")
     if options.out and options.out.exists() and not options.out.is_dir():
         raise InputError(f"{options.out}: a file; -o takes a folder")
+    _check_report(options)
+    if options.tiers is not None:
+        return _evaluate_tiers(options)
     from routers.build import build
     from routers.evaluate import evaluate, write_curves
+    from routers.evaluate_stream import evaluate_stream
     from routers.records import read
 
-    done = evaluate(
-        read(options.records),
+    records = None if options.stream else read(options.records)
+    if records is None:
+        measure = partial(evaluate_stream, options.records)
+    else:
+        measure = partial(evaluate, records)
+    done = measure(
         {spec: build(spec) for spec in options.router},
         small=options.small,
         large=options.large,
@@ -59,6 +71,13 @@ def main(arguments: Sequence[str]) -> None:
         seed=options.seed,
         convention=options.convention,
     )
+    if options.report and records is not None:
+        from experiments import lab_data, lab_figure, lab_report
+
+        shared = ("fit_split", "test_split", "bootstrap", "seed")
+        settings = {name: getattr(options, name) for name in shared}
+        form = lab_report if options.report.suffix == ".html" else lab_figure
+        form.write(lab_data.gather(done, records, options.records, **settings), options.report)
     if options.out:
         from experiments.rundir import write_json
 
@@ -72,6 +91,43 @@ def main(arguments: Sequence[str]) -> None:
         print_evaluation(done.summary, options.out)
         if options.convention != "exact":
             _print_conventions(done.summary)
+        if options.report:
+            print(f"report: {options.report}")
+
+
+def _check_report(options: Evaluate) -> None:
+    """Refuse a report that could not be written, before anything is computed."""
+    if options.report is None:
+        return
+    endings = (".html", ".png", ".svg", ".pdf")
+    if options.report.suffix not in endings or options.report.is_dir():
+        raise InputError(
+            f"{options.report}: --report takes the name of a file ending in {', '.join(endings)}"
+        )
+    for name, asked in (("tiers", options.tiers is not None), ("stream", options.stream)):
+        if asked:
+            raise InputError(f"--report does not go with --{name}; leave one of them out")
+
+
+def _evaluate_tiers(options: Evaluate) -> None:
+    """The comparison of docs/tiers.md; what else is asked for must make sense with it."""
+    plain = Evaluate(options.records)
+    for name in ("small", "large", "by_task", "convention", "stream"):
+        if getattr(options, name) != getattr(plain, name):
+            raise InputError(f"--{name.replace('_', '-')} does not go with --tiers; leave it out")
+    from experiments.tiers_table import evaluate_tiers
+
+    evaluate_tiers(
+        options.records,
+        options.tiers or "",
+        options.router,
+        fit_split=options.fit_split,
+        test_split=options.test_split,
+        bootstrap=options.bootstrap,
+        seed=options.seed,
+        out=options.out,
+        as_json=options.json,
+    )
 
 
 # Our metric of the exact curve that stands beside a convention's figure of another name.
