@@ -58,20 +58,25 @@ def _router(path: Path, header: dict[str, str], arrays: dict[str, np.ndarray]) -
     """A router from what its file holds."""
     if header.get("format") != FORMAT:
         raise InputError(f"{path}: a safetensors file, but not of a router; give a saved router")
-    if int(header["schema"]) > SCHEMA:
+    try:
+        schema, name = int(header["schema"]), header["router"]
+        stored = dict(json.loads(header["fields"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: its header is broken ({error}); save the router again") from None
+    if schema > SCHEMA:
         raise InputError(
-            f"{path}: schema {header['schema']} is newer than {SCHEMA}, which this version reads; "
+            f"{path}: schema {schema} is newer than {SCHEMA}, which this version reads; "
             "update the toolkit"
         )
     try:
-        cls = router_class(header["router"])
+        cls = router_class(name)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    fields = json.loads(header["fields"]) | _fitted(arrays)
+    fields = stored | _fitted(arrays)
     known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(fields) - known)
     if unknown:
-        raise InputError(f"{path}: {header['router']} has no field {unknown[0]!r}; fit it again")
+        raise InputError(f"{path}: {name} has no field {unknown[0]!r}; fit it again")
     return cls(**fields)
 
 

@@ -89,6 +89,10 @@ def header(**changes):
         (header(schema="99"), "schema 99 is newer"),
         (header(router="chow_qantile"), "did you mean 'chow_quantile'"),
         (header(fields='{"beta": 1}'), "no field 'beta'"),
+        ({"format": "cascade-router"}, "header is broken .*'schema'"),
+        (header(schema="new"), "header is broken"),
+        (header(fields="["), "header is broken"),
+        (header(fields="3"), "header is broken"),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path, metadata, says):
