@@ -28,7 +28,8 @@ def changed(tree: dict, path: tuple[str, ...]) -> dict:
     for key in path[:-1]:
         at = at[key]
     old = at[path[-1]]
-    kinds = {bool: lambda: not old, str: lambda: old + "x", list: lambda: [*old, old[0]]}
+    one_more = [*old, *(old[:1] or ["x"])] if isinstance(old, list) else []
+    kinds = {bool: lambda: not old, str: lambda: old + "x", list: lambda: one_more}
     at[path[-1]] = kinds.get(type(old), lambda: old + 1)()
     return copy
 
