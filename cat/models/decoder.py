@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from cat.config import ModelConfig, check_model
+from cat.mesh import on_rows
 from cat.models.attention import Attention, visible
 from cat.models.cache import Cache, LayerCache, append
 from routers.errors import InputError
@@ -126,6 +127,8 @@ class Decoder(nnx.Module):
             ``hidden`` [B, T, D] and the cache after these tokens (None without one). At pads,
             hidden states are finite and mean nothing.
         """
+        if cache is not None:  # its rows are split over the mesh, and must meet rows split alike
+            tokens, positions, segments = map(on_rows, (tokens, positions, segments))
         x_BTD = self.embed(tokens, out_sharding=_rows_like(tokens))
         k_positions, k_segments, index = positions, segments, None
         if cache is not None:

@@ -1,7 +1,7 @@
 """the embedded demo: a cascade trained with and without CAT on the generated suite
 
 Command:   cascade run demo
-Hardware:  2 CPU cores, about 4 minutes
+Hardware:  2 CPU cores, about 5 minutes
 Expected:  area under the deferral curve with chow_average: xent .536, cat_xent .611,
            random_mask .538, large_handles .270 (one seed; docs/results.md has five)
 """
