@@ -125,7 +125,9 @@ def fit_estimates(tiers: Tiers, routers: Sequence[Router]) -> Estimates:
     known: dict[Sets, np.ndarray] = {}
     for signals in subsets(range(len(routers))):
         seen_NF = np.column_stack([prompt_NK, wrong_ND[:, list(signals)]])
-        after[signals] = tuple(_logistic(seen_NF, quality_N) for quality_N in tiers.quality.T)
+        after[signals] = tuple(
+            linear.logistic(seen_NF, quality_N, PENALTY) for quality_N in tiers.quality.T
+        )
         known[signals] = predictions(after[signals], seen_NF)
     return Estimates(
         routers=tuple(routers),
@@ -167,23 +169,6 @@ def subsets(of: Sequence[int]) -> list[Sets]:
 
 def _ridges(features_NF: np.ndarray, target_NK: np.ndarray) -> tuple[mlp.Arrays, ...]:
     return tuple(linear.ridge(features_NF, target_N) for target_N in target_NK.T)
-
-
-def _logistic(features_NF: np.ndarray, target_N: np.ndarray) -> mlp.Arrays:
-    """A row with 0 < z < 1 counts as z of a one and 1 - z of a zero, as in ``linear.logistic``."""
-    if not mlp.learnable(target_N):
-        return mlp.constant(features_NF.shape[1], target_N, "bce")
-    from sklearn.linear_model import LogisticRegression
-
-    scaler = mlp.standardiser(features_NF)
-    weight = np.concatenate([target_N, 1.0 - target_N])
-    label = np.repeat([1, 0], len(target_N))[weight > 0]
-    twice_NF = np.tile(mlp.standardise(scaler, features_NF), (2, 1))[weight > 0]
-    with linear.one_thread():
-        model = LogisticRegression(C=1.0 / PENALTY, max_iter=5000)
-        model.fit(twice_NF, label, sample_weight=weight[weight > 0])
-    line = {"w0": model.coef_.T, "b0": model.intercept_, "sigmoid": np.array(True)}
-    return {**scaler, **line}
 
 
 def _log_odds(arrays: mlp.Arrays, score_N: np.ndarray) -> np.ndarray:

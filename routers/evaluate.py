@@ -119,7 +119,7 @@ def evaluate(
         for name, values in named.items():
             entries[name]["conventions"] = values
     for name, router in fitted.items():
-        entries[name].update(transfer(router, name, fit, test, scores[name]))
+        entries[name].update(transfer(router, name, fit, curves[name]))
         entries[name].update(stage=router.stage, peeks=router.peeks, curve_csv=None)
     summary = {"small": small, "large": large, "n_fit": len(fit.outcomes) if fit else 0}
     summary.update(tiers(test.outcomes), cost_unit=records.cost_unit, routers=entries)

@@ -111,12 +111,12 @@ def _measured(
     ranked = test.rank(router, score)
     curve = ranked.curve()
     entry = describe(curve, oracle, score, test)
+    moved = transfer(router, name, read.fit, curve)
     few = thinned(curve)
     del curve
     add_intervals({name: entry}, {name: ranked}, bootstrap, seed)
     del ranked
-    entry.update(transfer(router, name, read.fit, test, score))
-    entry.update(stage=router.stage, peeks=router.peeks, curve_csv=None)
+    entry.update(moved, stage=router.stage, peeks=router.peeks, curve_csv=None)
     return entry, few
 
 

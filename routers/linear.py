@@ -38,13 +38,15 @@ def ridge(features_NF: Float[np.ndarray, "N F"], target_N: Float[np.ndarray, " N
 
 
 def logistic(
-    features_NF: Float[np.ndarray, "N F"], target_N: Float[np.ndarray, " N"]
+    features_NF: Float[np.ndarray, "N F"],
+    target_N: Float[np.ndarray, " N"],
+    penalty: float | None = None,
 ) -> mlp.Arrays:
     """w, b of P(z = 1 | x) = sigmoid(w . x + b) on standardised features, z in [0, 1].
 
     A row with 0 < z < 1 counts as z of a one and 1 - z of a zero. Minimises the sum of
-    cross-entropies + penalty / 2 |w|^2, the penalty the best of ``LOGISTIC_PENALTIES`` by the
-    loss on 5 held-out folds; the strongest where a class is too rare to be in every fold. A
+    cross-entropies + penalty / 2 |w|^2, the penalty (None) the best of ``LOGISTIC_PENALTIES`` by
+    the loss on 5 held-out folds; the strongest where a class is too rare to be in every fold. A
     constant where there is nothing to learn. Source: logistic regression; soft labels as
     weighted rows and the grid are our choice.
     """
@@ -53,7 +55,8 @@ def logistic(
     scaler = mlp.standardiser(features_NF)
     standard_NF = mlp.standardise(scaler, features_NF)
     with one_thread():
-        model = _regression(standard_NF, target_N, _penalty(standard_NF, target_N))
+        chosen = _penalty(standard_NF, target_N) if penalty is None else penalty
+        model = _regression(standard_NF, target_N, chosen)
     return _layer(scaler, model.coef_[0], model.intercept_[0], sigmoid=True)
 
 

@@ -117,10 +117,8 @@ def _pair_or_none(values: np.ndarray) -> list[float] | None:
     return None if low is None or high is None else [low, high]
 
 
-def transfer(
-    router: Router, name: str, fit: Split | None, test: Split, score: np.ndarray
-) -> dict[str, Any]:
-    """Thresholds chosen on the fit split for each rate, applied to the test split.
+def transfer(router: Router, name: str, fit: Split | None, curve: Curve) -> dict[str, Any]:
+    """Thresholds chosen on the fit split for each rate, applied to the test split's curve.
 
     A learned router is scored on the queries it was fitted on; where it has overfitted, the
     achieved rate misses the target, and is reported.
@@ -131,10 +129,7 @@ def transfer(
     points = {}
     for rate in RATES:
         threshold = thresholds.for_deferral_rate(fit_score, rate)
-        point = thresholds.achieved(
-            threshold, score, test.outcomes, stage=router.stage, router_flops=test.charge(router)
-        )
-        values = dataclasses.asdict(point)
+        values = dataclasses.asdict(thresholds.on_curve(curve, threshold))
         if threshold == float("inf"):
             values["threshold"] = None  # JSON has no infinity: null = defer nothing
         points[str(rate)] = {"target_rate": rate, **values}

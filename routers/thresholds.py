@@ -102,7 +102,12 @@ def achieved(
     >>> achieved(0.5, np.array([0.2, 0.7]), outcomes)
     OperatingPoint(threshold=0.5, deferral_rate=0.5, quality=1.0, flops=5.5)
     """
-    curve = rank(score, outcomes, stage=stage, router_flops=router_flops).curve()
+    ranked = rank(score, outcomes, stage=stage, router_flops=router_flops)
+    return on_curve(ranked.curve(), threshold)
+
+
+def on_curve(curve: Curve, threshold: float) -> OperatingPoint:
+    """The point of a curve where every score of at least ``threshold`` is sent on."""
     point = int(np.flatnonzero(curve.threshold >= threshold)[-1])
     return OperatingPoint(
         float(threshold),
