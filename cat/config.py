@@ -13,27 +13,12 @@ from typing import Any, Literal, get_type_hints
 
 import numpy as np
 
+from cat.models.config import ModelConfig, check_model
 from routers.errors import InputError, did_you_mean
 from routers.fields import replace_fields
 
 LossName = Literal["cross_entropy", "distill", "gatekeeper"]
 """Functions of cat/losses.py."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """A decoder-only transformer (RMSNorm, RoPE, grouped-query attention, gated FFN)."""
-
-    width: int = 64  # D
-    layers: int = 3
-    heads: int = 4  # H, query heads
-    kv_heads: int = 4  # K, key/value heads; divides heads
-    head_dim: int = 16
-    ffn: int = 192  # F, gated feed-forward width
-    vocab_size: int = 0  # V; 0 = the tokenizer's
-    tied_embeddings: bool = True
-    rope_base: float = 10_000.0
-    norm_eps: float = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,33 +179,25 @@ def _check_arm(name: str, chosen: ArmConfig) -> None:
         raise InputError(f"arm '{name}': temperature={chosen.temperature}; give a positive number")
 
 
-def check_model(name: str, size: ModelConfig) -> None:
-    """Raise InputError, with the field's dotted name, for a model that cannot be built.
-
-    >>> check_model("small", ModelConfig(head_dim=5))
-    Traceback (most recent call last):
-    ...
-    routers.errors.InputError: small.head_dim=5; must be even, RoPE turns pairs
-    """
-    for field in ("width", "layers", "heads", "kv_heads", "head_dim", "ffn"):
-        if getattr(size, field) < 1:
-            raise InputError(f"{name}.{field}={getattr(size, field)}; must be >= 1")
-    if size.heads % size.kv_heads:
-        raise InputError(
-            f"{name}.kv_heads={size.kv_heads} does not divide {name}.heads={size.heads}; "
-            "query heads share key/value heads evenly"
-        )
-    if size.head_dim % 2:
-        raise InputError(f"{name}.head_dim={size.head_dim}; must be even, RoPE turns pairs")
-
-
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass tree as plain JSON values.
+    """A dataclass tree as plain JSON values; fields that are off (``models.config``) left out.
 
     >>> to_dict(ArmConfig())["mask"]
     'all'
     """
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return json.loads(json.dumps(_plain(config)))
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, whatever their depth."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return {
+        field.name: _plain(found)
+        for field, found in fields
+        if not (field.metadata.get("off") and found == field.default)
+    }
 
 
 def from_dict(kind: type, values: Any) -> Any:

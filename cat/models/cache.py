@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from cat.config import ModelConfig
 from cat.mesh import row_zeros
+from cat.models.config import ModelConfig
 
 
 class LayerCache(NamedTuple):
@@ -38,7 +38,7 @@ class Cache(NamedTuple):
 def empty_cache(config: ModelConfig, rows: int, slots: int) -> Cache:
     """A cache of ``slots`` empty slots for ``rows`` rows, rows split over the current mesh."""
     slots_BS = row_zeros((rows, slots), jnp.int32)
-    kv_BSKC = row_zeros((rows, slots, config.kv_heads, config.head_dim), jnp.float32)
+    kv_BSKC = row_zeros((rows, slots, config.kv_heads, config.head_dim), jnp.dtype(config.dtype))
     layers = tuple(LayerCache(kv_BSKC, kv_BSKC) for _ in range(config.layers))
     return Cache(layers, slots_BS, slots_BS, jnp.int32(0))
 

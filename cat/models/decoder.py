@@ -8,18 +8,25 @@ Letters: B batch, T tokens, D width, F feed-forward width, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from cat.config import ModelConfig, check_model
 from cat.mesh import on_rows
-from cat.models.attention import Attention, visible
+from cat.models.attention import Attention, Places, cap
 from cat.models.cache import Cache, LayerCache, append
+from cat.models.config import ModelConfig, check_model
+from cat.models.norm import RMSNorm
 from routers.errors import InputError
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
 
 
 class Output(NamedTuple):
@@ -30,44 +37,53 @@ class Output(NamedTuple):
 
 
 class FeedForward(nnx.Module):
-    """Gated feed-forward: down(silu(gate(x)) * up(x)). Source: GLU variants (2002.05202)."""
+    """Gated feed-forward: down(activation(gate(x)) * up(x)). Source: GLU variants (2002.05202)."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         D, F = config.width, config.ffn
         init = jax.nn.initializers.variance_scaling(0.5 / config.layers, "fan_in", "normal")
         wide = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-        self.gate = nnx.Linear(D, F, use_bias=False, kernel_init=wide, rngs=rngs)
-        self.up = nnx.Linear(D, F, use_bias=False, kernel_init=wide, rngs=rngs)
-        self.down = nnx.Linear(F, D, use_bias=False, kernel_init=init, rngs=rngs)
+        self.activation = ACTIVATIONS[config.activation]
+
+        def linear(rows: int, columns: int, kernel_init: Any) -> nnx.Linear:
+            kind: dict[str, Any] = dict(dtype=jnp.dtype(config.dtype), kernel_init=kernel_init)
+            return nnx.Linear(rows, columns, use_bias=False, rngs=rngs, **kind)
+
+        self.gate = linear(D, F, wide)
+        self.up = linear(D, F, wide)
+        self.down = linear(F, D, init)
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Each position on its own."""
-        return self.down(jax.nn.silu(self.gate(x_BTD)) * self.up(x_BTD))
+        return self.down(self.activation(self.gate(x_BTD)) * self.up(x_BTD))
 
 
 class Layer(nnx.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); or norms after, or both."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.attention_norm = nnx.RMSNorm(config.width, epsilon=config.norm_eps, rngs=rngs)
-        self.attention = Attention(config, rngs=rngs)
-        self.ffn_norm = nnx.RMSNorm(config.width, epsilon=config.norm_eps, rngs=rngs)
+    def __init__(self, config: ModelConfig, layer: int, *, rngs: nnx.Rngs):
+        D, self.norms = config.width, config.norms
+        self.attention = Attention(config, layer, rngs=rngs)
         self.ffn = FeedForward(config, rngs=rngs)
+        if self.norms != "after":
+            self.attention_norm, self.ffn_norm = RMSNorm(D, config), RMSNorm(D, config)
+        if self.norms != "before":
+            self.attention_post_norm, self.ffn_post_norm = RMSNorm(D, config), RMSNorm(D, config)
 
     def __call__(
         self,
         x_BTD: Float[Array, "B T D"],
-        positions_BT: Int[Array, "B T"],
-        visible_BTS: Bool[Array, "B T S"],
+        places: Places,
         cache: LayerCache | None,
         index: Int[Array, ""] | None,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         """One block; returns the layer's cache with the new keys and values written."""
-        mixed, cache = self.attention(
-            self.attention_norm(x_BTD), positions_BT, visible_BTS, cache, index
-        )
-        x_BTD = x_BTD + mixed
-        return x_BTD + self.ffn(self.ffn_norm(x_BTD)), cache
+        before, after = self.norms != "after", self.norms != "before"
+        inner = self.attention_norm(x_BTD) if before else x_BTD
+        mixed, cache = self.attention(inner, places, cache, index)
+        x_BTD = x_BTD + (self.attention_post_norm(mixed) if after else mixed)
+        inner = self.ffn(self.ffn_norm(x_BTD) if before else x_BTD)
+        return x_BTD + (self.ffn_post_norm(inner) if after else inner), cache
 
 
 class Decoder(nnx.Module):
@@ -98,14 +114,13 @@ class Decoder(nnx.Module):
             raise InputError("model.vocab_size=0; set it to the tokenizer's vocab_size")
         self.config = config
         init = jax.nn.initializers.normal(config.width**-0.5)
-        self.embed = nnx.Embed(config.vocab_size, config.width, embedding_init=init, rngs=rngs)
-        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.layers)])
-        self.norm = nnx.RMSNorm(config.width, epsilon=config.norm_eps, rngs=rngs)
+        V, D, dtype = config.vocab_size, config.width, jnp.dtype(config.dtype)
+        self.embed = nnx.Embed(V, D, dtype=dtype, embedding_init=init, rngs=rngs)
+        self.layers = nnx.List([Layer(config, i, rngs=rngs) for i in range(config.layers)])
+        self.norm = RMSNorm(D, config)
         if not config.tied_embeddings:
             wide = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-            self.head = nnx.Linear(
-                config.width, config.vocab_size, use_bias=False, kernel_init=wide, rngs=rngs
-            )
+            self.head = nnx.Linear(D, V, use_bias=False, dtype=dtype, kernel_init=wide, rngs=rngs)
 
     def hidden(
         self,
@@ -130,16 +145,18 @@ class Decoder(nnx.Module):
         if cache is not None:  # its rows are split over the mesh, and must meet rows split alike
             tokens, positions, segments = map(on_rows, (tokens, positions, segments))
         x_BTD = self.embed(tokens, out_sharding=_rows_like(tokens))
+        if self.config.scaled_embedding:  # the factor is rounded to the embedding's type
+            x_BTD = x_BTD * jnp.asarray(self.config.width**0.5, x_BTD.dtype)
         k_positions, k_segments, index = positions, segments, None
         if cache is not None:
             index = cache.next_slot
             k_positions = append(cache.positions, positions, index)
             k_segments = append(cache.segments, segments, index)
-        visible_BTS = visible(positions, segments, k_positions, k_segments)
+        places = Places(positions, segments, k_positions, k_segments)
         written = []
         for i, layer in enumerate(self.layers):
             layer_cache = None if cache is None else cache.layers[i]
-            x_BTD, layer_cache = layer(x_BTD, positions, visible_BTS, layer_cache, index)
+            x_BTD, layer_cache = layer(x_BTD, places, layer_cache, index)
             written.append(layer_cache)
         if cache is not None:
             index = cache.next_slot + tokens.shape[1]
@@ -149,7 +166,7 @@ class Decoder(nnx.Module):
     def unembed(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Logits in float32; with tied embeddings, products with the embedding rows."""
         logits = self.embed.attend(hidden) if self.config.tied_embeddings else self.head(hidden)
-        return logits.astype(jnp.float32)
+        return cap(logits.astype(jnp.float32), self.config.logit_softcap)
 
 
 def _rows_like(tokens: Array) -> jax.sharding.NamedSharding | None:

@@ -1,6 +1,8 @@
 """Attention, rotary positions and the cache against loops and complex numbers."""
 
+import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +12,11 @@ from flax import nnx
 from reference import tiny, turn
 
 from cat import mesh as meshes
-from cat.models.attention import attend, visible
+from cat.models.attention import Places, attend, visible
 from cat.models.cache import Cache, empty_cache
+from cat.models.config import RopeScaling
 from cat.models.decoder import Decoder
-from cat.models.positions import rotate
+from cat.models.positions import inverse_frequencies, rotate
 
 RNG = np.random.default_rng(7)
 
@@ -28,36 +31,44 @@ def normal(*shape):
     return jnp.asarray(RNG.normal(size=shape), jnp.float32)
 
 
-def test_visible_equals_its_sentence():
+@pytest.mark.parametrize("window", [0, 1, 2])
+def test_visible_equals_its_sentence(window):
     q_pos, k_pos = RNG.integers(0, 4, (2, 5)), RNG.integers(0, 4, (2, 7))
     q_seg, k_seg = RNG.integers(0, 3, (2, 5)), RNG.integers(0, 3, (2, 7))
-    got = np.asarray(visible(*(jnp.asarray(a) for a in (q_pos, q_seg, k_pos, k_seg))))
+    got = np.asarray(visible(Places(*map(jnp.asarray, (q_pos, q_seg, k_pos, k_seg))), window))
     for b, t, s in np.ndindex(2, 5, 7):
         same = q_seg[b, t] == k_seg[b, s] and q_seg[b, t] > 0
-        assert got[b, t, s] == (same and k_pos[b, s] <= q_pos[b, t])
+        distance = q_pos[b, t] - k_pos[b, s]
+        assert got[b, t, s] == (same and 0 <= distance < (window or 99))
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_attend_equals_a_loop_and_jax(kv_heads):
+@pytest.mark.parametrize(
+    ("kv_heads", "scale", "softcap"), [(4, 6**-0.5, 0.0), (2, 0.3, 0.0), (1, 2.0, 1.5)]
+)
+def test_attend_equals_a_loop_and_jax(kv_heads, scale, softcap):
     q, k, v = normal(2, 3, 4, 6), normal(2, 5, kv_heads, 6), normal(2, 5, kv_heads, 6)
     mask = RNG.random((2, 3, 5)) < 0.6
     mask[:, :, 0] = True
-    got = np.asarray(jax.jit(attend)(q, k, v, mask))
+    mask = jnp.asarray(mask)
+    run = jax.jit(functools.partial(attend, scale=scale, softcap=softcap))
+    got = np.asarray(run(q, k, v, mask))
     q64, k64, v64 = (np.asarray(a, np.float64) for a in (q, k, v))
     for b, t, h in np.ndindex(2, 3, 4):
         g = h // (4 // kv_heads)
         seen = [s for s in range(5) if mask[b, t, s]]
-        p = np.exp([np.dot(q64[b, t, h], k64[b, s, g]) / np.sqrt(6) for s in seen])
+        scores = np.array([scale * np.dot(q64[b, t, h], k64[b, s, g]) for s in seen])
+        p = np.exp(softcap * np.tanh(scores / softcap) if softcap else scores)
         expected = sum(w * v64[b, s, g] for w, s in zip(p / p.sum(), seen, strict=True))
         np.testing.assert_allclose(got[b, t, h], expected, rtol=0, atol=2e-6)
-    library = jax.nn.dot_product_attention(q, k, v, mask=jnp.asarray(mask)[:, None])
-    np.testing.assert_allclose(got, library, rtol=0, atol=2e-6)
+    if not softcap:
+        library = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale)
+        np.testing.assert_allclose(got, library, rtol=0, atol=2e-6)
 
 
 def test_a_query_that_sees_nothing_gives_zero_and_a_zero_gradient():
     q, k, v = normal(1, 2, 2, 4), normal(1, 3, 2, 4), normal(1, 3, 2, 4)
     mask = jnp.array([[[False, False, False], [True, True, False]]])
-    out, back = jax.vjp(lambda q, k, v: attend(q, k, v, mask)[:, 0], q, k, v)
+    out, back = jax.vjp(lambda q, k, v: attend(q, k, v, mask, scale=0.5)[:, 0], q, k, v)
     assert (out == 0).all()
     assert all((g == 0).all() for g in back(jnp.ones_like(out)))
 
@@ -66,12 +77,12 @@ def test_unseen_keys_do_not_count_even_when_huge():
     q, k, v = normal(1, 1, 1, 4), normal(1, 2, 1, 4), normal(1, 2, 1, 4)
     mask = jnp.array([[[True, False]]])
     k, v = k.at[0, 1].set(1e4), v.at[0, 1].set(1e30)
-    np.testing.assert_allclose(attend(q, k, v, mask)[0, 0], v[0, 0], rtol=1e-6)
+    np.testing.assert_allclose(attend(q, k, v, mask, scale=0.5)[0, 0], v[0, 0], rtol=1e-6)
 
 
 def test_rotate_equals_complex_multiplication():
     x, positions = normal(2, 3, 2, 6), jnp.asarray(RNG.integers(0, 500, (2, 3)))
-    got = np.asarray(rotate(x, positions, 1000.0))
+    got = np.asarray(rotate(x, positions, inverse_frequencies(6, 1000.0)))
     for b, t, h in np.ndindex(2, 3, 2):
         expected = turn(np.asarray(x[b, t, h], np.float64), int(positions[b, t]), 1000.0)
         np.testing.assert_allclose(got[b, t, h], expected, rtol=0, atol=1e-4)
@@ -84,14 +95,45 @@ def test_rotate_equals_transformers_formula():
     angle = np.concatenate([np.outer(np.arange(4), frequencies)] * 2, axis=-1)[None, :, None]
     half = np.concatenate([-x[..., 4:], x[..., :4]], axis=-1)
     expected = x * np.cos(angle) + half * np.sin(angle)
-    np.testing.assert_allclose(rotate(x, positions, 10_000.0), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        rotate(x, positions, inverse_frequencies(8, 10_000.0)), expected, rtol=0, atol=1e-6
+    )
+
+
+def test_linear_scaling_is_a_slower_walk():
+    x, positions = normal(1, 4, 2, 8), jnp.arange(4)[None]
+    slow = inverse_frequencies(8, 100.0, RopeScaling("linear", factor=2.0))
+    twice = rotate(x, 2 * positions, slow)
+    plain = rotate(x, positions, inverse_frequencies(8, 100.0))
+    np.testing.assert_allclose(twice, plain, rtol=0, atol=1e-6)
+
+
+def test_llama3_scaling_equals_its_cases_in_wavelengths():
+    """The published rule, by wavelength and one frequency at a time."""
+    factor, low, high, length = 8.0, 1.0, 4.0, 64
+    scaling = RopeScaling("llama3", factor, low, high, length)
+    got = np.asarray(inverse_frequencies(32, 10_000.0, scaling))
+    kinds = set()
+    for i, value in enumerate(got):
+        plain = 10_000.0 ** (-2 * i / 32)
+        wavelength = 2 * math.pi / plain
+        if wavelength < length / high:
+            expected, kind = plain, "kept"
+        elif wavelength > length / low:
+            expected, kind = plain / factor, "stretched"
+        else:
+            smooth = (length / wavelength - low) / (high - low)
+            expected, kind = (1 - smooth) * plain / factor + smooth * plain, "between"
+        kinds.add(kind)
+        np.testing.assert_allclose(value, expected, rtol=2e-6)
+    assert kinds == {"kept", "between", "stretched"}
 
 
 def test_rotations_add_and_scores_depend_on_distance_only():
     q, k = normal(1, 1, 1, 8), normal(1, 1, 1, 8)
 
     def at(x, p):
-        return rotate(x, jnp.full((1, 1), p, jnp.int32), 100.0)
+        return rotate(x, jnp.full((1, 1), p, jnp.int32), inverse_frequencies(8, 100.0))
 
     np.testing.assert_allclose(at(at(q, 5), 9), at(q, 14), rtol=0, atol=2e-6)
     near, far = jnp.vdot(at(q, 7), at(k, 3)), jnp.vdot(at(q, 107), at(k, 103))

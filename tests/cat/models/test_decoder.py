@@ -35,7 +35,7 @@ def noisy(config, seed=0):
     model = Decoder(config, rngs=nnx.Rngs(seed))
     rng = np.random.default_rng(seed)
     for path, param in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        if path[-1] == "scale":
+        if path[-1] in ("scale", "bias"):
             param.set_value(jnp.asarray(rng.uniform(0.5, 1.5, param.shape), jnp.float32))
     return model
 
@@ -55,6 +55,37 @@ def test_equals_numpy_position_by_position(kv_heads, tied):
         hidden, expected = forward(model, tokens)
         np.testing.assert_allclose(got[row], hidden, rtol=0, atol=2e-5)
         np.testing.assert_allclose(model.unembed(got)[row], expected, rtol=0, atol=2e-5)
+
+
+SWITCHES = {
+    "bias": dict(qkv_bias=True),
+    "head norm": dict(qk_norm="head"),
+    "projection norm, norms after": dict(qk_norm="projection", norms="after"),
+    "norms on both sides, stored less 1": dict(norms="both", norm_plus_one=True),
+    "gelu, scaled embedding": dict(activation="gelu_tanh", scaled_embedding=True),
+    "soft-caps and scale": dict(attention_softcap=0.7, logit_softcap=0.5, attention_scale=0.9),
+    "windows, two bases": dict(windows=(3, 0), rope_local_base=20.0),
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_every_switch_equals_numpy_and_changes_something(switch):
+    config = tiny(rope_base=100.0, **SWITCHES[switch])
+    model = noisy(config)
+    got = logits(model, *rows(TOKENS))
+    plain = Decoder(tiny(rope_base=100.0), rngs=nnx.Rngs(0))
+    assert np.abs(got - logits(plain, *rows(TOKENS))).max() > 1e-3
+    for row, tokens in enumerate(TOKENS):
+        np.testing.assert_allclose(got[row], forward(model, tokens)[1], rtol=0, atol=2e-5)
+
+
+def test_bfloat16_products_stay_close_and_logits_are_float32():
+    model = noisy(tiny())
+    half = nnx.merge(nnx.graphdef(noisy(tiny(dtype="bfloat16"))), nnx.state(model))
+    got = logits(half, *rows(TOKENS))
+    assert got.dtype == jnp.float32
+    exact = logits(model, *rows(TOKENS))
+    assert 0 < np.abs(got - exact).max() < 0.1 * np.abs(exact).max()
 
 
 def test_jit_equals_no_jit():
