@@ -20,7 +20,7 @@ import numpy as np
 
 from cat.config import ARMS, Config
 from cat.mesh import make_mesh, shard_batch
-from cat.step import State, dispatch, start
+from cat.step import State, dispatch, fresh, skeleton, start
 from cat.types import Batch, Teacher
 
 VOCABULARY, TOKENS, PROMPT, RESPONSE, REPEATS = 45, 32, 16, 8, 21
@@ -52,12 +52,13 @@ def repeat(arm: str, batch: Batch) -> Callable[[], float]:
         key=jax.random.key(0),
         large=None,
         large_graph=None,
-        model_config=model,
+        graph=skeleton(model),
+        frozen=None,
         optimizer=OPTIMIZER,
         arm=ARMS[arm],
         response_width=RESPONSE,
     )
-    state: list[State] = [start(model, OPTIMIZER, None)]
+    state: list[State] = [start(fresh(model, 0), OPTIMIZER)]
 
     def once() -> float:
         began = time.perf_counter()

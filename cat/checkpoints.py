@@ -77,17 +77,26 @@ def load_params(folder: Path, model_config: ModelConfig) -> Decoder:
     Raises:
         InputError: no checkpoint, or one of a model of other sizes.
     """
+    graph, params = nnx.split(nnx.eval_shape(lambda: Decoder(model_config, rngs=nnx.Rngs(0))))
+    return nnx.merge(graph, load_trained(folder, model_config, params))
+
+
+def load_trained(folder: Path, model_config: ModelConfig, shapes: Any) -> Any:
+    """What a run trained, from its newest checkpoint: a tree like ``shapes``, on the mesh.
+
+    Raises:
+        InputError: as ``load_params``.
+    """
     if not (folder / "checkpoints").is_dir():
         raise InputError(f"{folder}: no checkpoints; train this model first")
     made = json.loads((folder / RECIPE).read_text())
     refuse_changed(folder, {"model": made["model"]}, {"model": to_dict(model_config)})
-    graph, params = nnx.split(nnx.eval_shape(lambda: Decoder(model_config, rngs=nnx.Rngs(0))))
     with opened(folder) as checkpointer:
         if checkpointer.latest is None:
             raise InputError(f"{folder}: no finished checkpoint; train this model first")
         step = checkpointer.latest.step
-        found = checkpointer.load_checkpointables(step, {"params": _placed(params)})
-    return nnx.merge(graph, _like(params, found["params"]))
+        found = checkpointer.load_checkpointables(step, {"params": _placed(shapes)})
+    return _like(shapes, found["params"])
 
 
 def claim(path: Path, ingredients: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_type_hints
 
 import numpy as np
 
-from cat.models.config import ModelConfig, check_model
+from cat.models.config import ModelConfig, check_model, off
 from routers.errors import InputError, did_you_mean
 from routers.fields import replace_fields
 
@@ -31,7 +31,7 @@ class DataConfig:
     tfds: str = ""  # tfds: dataset name, e.g. super_glue/boolq
     only: tuple[str, ...] = ()  # use just these tasks of the data; none named = all
     metric: str = "exact_match"  # exact_match | f1 | chrf | bleu; quality in [0, 1]
-    tokenizer: str = "characters"  # characters | bytes | words:N | bpe:N | path to tokenizer.json
+    tokenizer: str = "characters"  # or bytes, words:N, bpe:N, a path (with /)
     train_size: int = 40_000  # examples used at most
     validation_size: int = 2_000
     test_size: int = 4_000
@@ -54,6 +54,15 @@ class OptimizerConfig:
     steps_per_dispatch: int = 25  # optimiser steps per compiled call
     checkpoint_every: int = 500
     seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters in place of full fine-tuning; merged into the weights when loaded."""
+
+    rank: int = 0  # 0 = no adapters, every parameter is trained
+    alpha: float = 16.0  # the update is alpha / rank times A B
+    modules: str = "attention|ffn"  # regular expression of module names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +136,10 @@ class Config:
     data: DataConfig = DataConfig()
     small: ModelConfig = ModelConfig(width=16, layers=2, heads=2, kv_heads=2, head_dim=8, ffn=48)
     large: ModelConfig = ModelConfig()
+    small_checkpoint: str = off("")  # folder in Hugging Face format: its sizes, weights, tokenizer
+    large_int8: bool = off(False)  # the trained large model answers and teaches in 8-bit weights
+    lora: LoraConfig = off(LoraConfig())  # of the small model, in its base training and the arms
+    large_checkpoint: str = off("")  # the same for the large model; both must share a vocabulary
     large_train: OptimizerConfig = OptimizerConfig(steps=3_000)
     base_train: OptimizerConfig = OptimizerConfig(steps=1_000)  # small: shared start of all arms
     arm_train: OptimizerConfig = OptimizerConfig(steps=2_500)
@@ -138,11 +151,19 @@ class Config:
     def check(self) -> None:
         """Raise InputError for values that cannot run, before anything is written."""
         counts = ("steps", "batch_size", "steps_per_dispatch", "checkpoint_every")
+        given = {"base_train": self.small_checkpoint, "large_train": self.large_checkpoint}
         for name in ("large_train", "base_train", "arm_train"):
-            _at_least(getattr(self, name), name, dict.fromkeys(counts, 1) | {"seed": 0})
+            least = dict.fromkeys(counts, 1) | {"seed": 0}
+            least |= {"steps": 0} if given.get(name) else {}  # 0 = the checkpoint as it is
+            _at_least(getattr(self, name), name, least)
         least = {"topk": 2, "batch_size": 1, "bootstrap": 0, "seed": 0}
         _at_least(self.evaluation, "evaluation", least)
         _at_least(self, "", {"teacher_topk": 0})
+        _at_least(self.lora, "lora", {"rank": 0})
+        if self.lora.rank and not self.small_checkpoint:
+            raise InputError(
+                f"lora.rank={self.lora.rank} adapts a pretrained model; set small_checkpoint"
+            )
         for name in ("small", "large"):
             check_model(name, getattr(self, name))
         if not self.name or set(self.name) & set("/\\"):

@@ -1,6 +1,7 @@
 """Examples to token rows, and rows to the batches a training loop dispatches.
 
-A row is ``<bos> prompt <sep> target <eos>``; position t holds a token and predicts the next.
+A row is what ``Tokenizer.frame`` and ``Tokenizer.close`` give, e.g. ``<bos> prompt <sep> target
+<eos>``; position t holds a token and predicts the next.
 
 Letters: N rows, T tokens a row, S steps a dispatch, B rows a step, C teacher log-probabilities.
 """
@@ -25,8 +26,8 @@ from routers.errors import InputError
 class Rows:
     """N examples as token rows, all in memory; columns as in ``cat.types.Batch``.
 
-    ``prompt_lengths`` counts bos, prompt and sep: ``tokens[i, :prompt_lengths[i]]`` is what a
-    model is given to continue. ``response_lengths`` counts the target and eos:
+    ``prompt_lengths`` counts the prompt in its frame: ``tokens[i, :prompt_lengths[i]]`` is what
+    a model is given to continue. ``response_lengths`` counts the target and eos:
     ``prompt_lengths + response_lengths - 1`` positions of a row are not pad.
     """
 
@@ -62,17 +63,16 @@ def tokenize(
 ) -> Rows:
     """Rows of all examples within the limits, padded to the longest, rounded up.
 
-    ``config.max_prompt_tokens`` covers bos, prompt and sep; ``config.max_response_tokens`` the
-    target and eos. A longer example is left out whole (never cut: a cut answer would teach a
-    wrong one) and counted in ``left_out``.
+    ``config.max_prompt_tokens`` covers the prompt in its frame (bos and sep, or the whole chat
+    template); ``config.max_response_tokens`` the target and eos. A longer example is left out
+    whole (never cut: a cut answer would teach a wrong one) and counted in ``left_out``.
 
     Raises:
         InputError: no example is within the limits.
     """
-    prompts = tokenizer.encode_batch([e.prompt for e in examples])
-    targets = tokenizer.encode_batch([e.target for e in examples])
-    prompts = [[tokenizer.bos, *ids, tokenizer.sep] for ids in prompts]
-    responses = [[*ids, tokenizer.eos] for ids in targets]
+    texts = [e.prompt for e in examples]
+    prompts = tokenizer.frame(texts)
+    responses = tokenizer.close(texts, [e.target for e in examples])
     kept = [
         i
         for i, (p, r) in enumerate(zip(prompts, responses, strict=True))
@@ -107,7 +107,7 @@ def _stack(
     ids_NT1[np.arange(width + 1)[None] <= length_N[:, None]] = np.concatenate(
         [np.array(p + r, np.int32) for p, r in pairs]
     )
-    # Position prompt - 1 (sep) predicts the first response token; the one before eos predicts eos.
+    # Position prompt - 1 predicts the first response token; the one before eos predicts eos.
     response_NT = real_NT & (time_T[None] >= prompt_N[:, None] - 1)
     return Rows(
         tokens=np.where(real_NT, ids_NT1[:, :-1], np.int32(pad)),

@@ -35,7 +35,7 @@ def score(
 ) -> pa.Table:
     """Greedy answers to all examples with every token column, one row per example.
 
-    The prompt is ``<bos> prompt <sep>``, the response what follows, ``<eos>`` included, at
+    The prompt is ``tokenizer.frame`` of it, the response what follows, ``<eos>`` included, at
     most ``max_response_tokens`` long; ``prompt_tokens`` and ``response_tokens`` count exactly
     those, and ``flops`` is the exact forward cost of generating them (the teacher-forced pass
     is measurement and charged to nobody). Quality is that of the decoded response.
@@ -73,7 +73,8 @@ def score(
     )
     given = forced_all(model, prompts, references, **sizes)
     prompt_tokens = np.array([len(ids) for ids in prompts])
-    responses = [tokenizer.decode(ids[:n]) for ids, n in zip(own.tokens, own.lengths, strict=True)]
+    answered = zip(examples, own.tokens, own.lengths, strict=True)
+    responses = [tokenizer.read(example.prompt, ids[:n]) for example, ids, n in answered]
     graded = zip(responses, examples, strict=True)
     columns = {
         "query_id": [example.id for example in examples],
@@ -97,21 +98,16 @@ def score(
 def _check(config: ModelConfig, examples: Sequence[Example], tokenizer: Tokenizer) -> None:
     if len({example.id for example in examples}) != len(examples):
         raise InputError("examples share an id; give every example of a split its own")
-    if tokenizer.vocab_size > config.vocab_size:
-        raise InputError(
-            f"tokenizer has {tokenizer.vocab_size} entries and the model {config.vocab_size}; "
-            "score a model with the tokenizer it was trained with"
-        )
+    tokenizer.check_fits(config.vocab_size, "model to score")
 
 
 def _encode(
     examples: Sequence[Example], tokenizer: Tokenizer
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """<bos> prompt <sep>, and target <eos>, as in training rows."""
-    prompts = tokenizer.encode_batch([example.prompt for example in examples])
-    targets = tokenizer.encode_batch([example.target for example in examples])
-    framed = [[tokenizer.bos, *ids, tokenizer.sep] for ids in prompts]
-    return framed, [[*ids, tokenizer.eos] for ids in targets]
+    """Prompts and responses as in training rows."""
+    prompts = [example.prompt for example in examples]
+    targets = [example.target for example in examples]
+    return tokenizer.frame(prompts), tokenizer.close(prompts, targets)
 
 
 def _own_columns(own: Generation) -> dict[str, pa.Array]:

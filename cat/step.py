@@ -33,24 +33,32 @@ class State(NamedTuple):
     step: Array | Any  # int32, optimiser steps done
 
 
-def start(model_config: ModelConfig, optimizer: OptimizerConfig, init: Decoder | None) -> State:
-    """Step 0 on the current mesh; ``init`` is copied, since a dispatch reuses its buffers."""
-    key = jax.random.key(optimizer.seed)
-    params = _fresh(model_config, key) if init is None else nnx.state(init)
+def start(params: Any, optimizer: OptimizerConfig) -> State:
+    """Step 0 on the current mesh; parameters are copied, since a dispatch reuses its buffers."""
     params = shard_params(jax.tree.map(jnp.copy, params))
     opt_state = make_optimizer(optimizer).init(params)
     return State(params, *shard_params((opt_state, jnp.zeros((), jnp.int32))))
 
 
+def fresh(model_config: ModelConfig, seed: int) -> Any:
+    """New parameters of a decoder."""
+    return _fresh(model_config, jax.random.key(seed))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _fresh(model_config: ModelConfig, key: Array) -> Any:
-    """New parameters; compiled whole, since op by op it takes seconds."""
+    """Compiled whole, since op by op it takes seconds."""
     return nnx.state(Decoder(model_config, rngs=nnx.Rngs(key)))
+
+
+def skeleton(model_config: ModelConfig) -> Any:
+    """The graph that makes a decoder of its parameters."""
+    return nnx.graphdef(nnx.eval_shape(lambda: Decoder(model_config, rngs=nnx.Rngs(0))))
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("large_graph", "model_config", "optimizer", "arm", "response_width"),
+    static_argnames=("large_graph", "graph", "optimizer", "arm", "response_width"),
     donate_argnames="state",
 )
 def dispatch(
@@ -60,18 +68,20 @@ def dispatch(
     key: Array,
     large: Any,
     large_graph: Any,
-    model_config: ModelConfig,
+    graph: Any,
+    frozen: Any,
     optimizer: OptimizerConfig,
     arm: ArmConfig,
     response_width: int,
 ) -> tuple[State, dict[str, Array]]:
     """S optimiser steps on batches [S, B, ...]: the new state and each metric as [S].
 
+    ``graph`` makes the model of ``state.params`` and of what is ``frozen`` (None = nothing).
     Logits are made at ``response_width`` places of a row, at least its counted targets.
 
     The key of a step is ``fold_in(key, step)``: resumed or not, a step draws the same.
     """
-    graph = nnx.graphdef(nnx.eval_shape(lambda: Decoder(model_config, rngs=nnx.Rngs(0))))
+    rest = () if frozen is None else (frozen,)
     teacher = None if large_graph is None else nnx.merge(large_graph, large)
     transform, schedule = make_optimizer(optimizer), learning_rate(optimizer)
 
@@ -80,7 +90,7 @@ def dispatch(
 
         def loss(params: Any) -> tuple[Array, dict[str, Array]]:
             at_BR = response.places(batch.mask, response_width)
-            logits_BRV = forward(nnx.merge(graph, params), batch, at_BR)
+            logits_BRV = forward(nnx.merge(graph, params, *rest), batch, at_BR)
             near = response.narrow(batch, at_BR)
             told = near.teacher if teacher is None else signals(teacher, batch, at_BR)
             return objective(arm, logits_BRV, near, told, jax.random.fold_in(key, count))

@@ -23,11 +23,12 @@ from flax import nnx
 from jaxtyping import Array
 
 from cat import checkpoints
-from cat.config import ArmConfig, ModelConfig, OptimizerConfig, fingerprint, to_dict
+from cat.config import ArmConfig, LoraConfig, ModelConfig, OptimizerConfig, fingerprint, to_dict
 from cat.data import Rows, batches
+from cat.lora import adapt, split
 from cat.mesh import shard_batch
 from cat.models.decoder import Decoder
-from cat.step import State, dispatch, start
+from cat.step import State, dispatch, fresh, skeleton, start
 from cat.teacher import needs_hits, needs_probabilities
 from cat.types import Batch, Teacher
 from routers.errors import InputError
@@ -47,6 +48,7 @@ def train(
     teacher: Teacher | None = None,
     large: Decoder | None = None,
     init: Decoder | None = None,
+    lora: LoraConfig | None = None,
     progress: Progress = lambda count, note: None,
 ) -> Any:
     """Fine-tune a small model; returns its parameters, also in ``folder/checkpoints``.
@@ -63,6 +65,8 @@ def train(
         teacher: stored signals of the same rows, for arms with ``teacher="stored"``.
         large: the large model itself, for arms with ``teacher="live"``.
         init: the model to start from; None = fresh, from ``optimizer.seed``.
+        lora: train low-rank adapters of ``init`` instead of its parameters; they are what is
+            returned and kept.
         progress: called with (steps done since the last call, note) after each dispatch.
 
     Raises:
@@ -78,7 +82,8 @@ def train(
         folder / checkpoints.RECIPE,
         _ingredients(
             model_config, optimizer, arm, rows, nnx.state(large) if live else teacher, init
-        ),
+        )
+        | ({} if lora is None else {"lora": to_dict(lora)}),
     )
     data = iter(
         batches(
@@ -90,17 +95,19 @@ def train(
             teacher=None if live else teacher,
         )
     )
+    graph, params, frozen = _trained(model_config, optimizer, init, lora)
     run = functools.partial(
         dispatch,
         key=jax.random.key(optimizer.seed),
         large=nnx.state(large) if live else None,
         large_graph=nnx.graphdef(large) if live else None,
-        model_config=model_config,
+        graph=graph,
+        frozen=frozen,
         optimizer=_compiled_part(optimizer),
         arm=arm,
         response_width=int(np.count_nonzero(rows.mask, axis=1).max()),
     )
-    state = start(model_config, optimizer, init)
+    state = start(params, optimizer)
     with checkpoints.opened(folder) as checkpointer:
         found = checkpoints.restore(checkpointer, state.params, state[1:], data)
         state = state if found is None else State(found[0], *found[1])
@@ -108,6 +115,21 @@ def train(
         if state.step:
             progress(int(state.step), "resumed")
         return _loop(run, state, data, checkpointer, optimizer, folder / LOG, progress).params
+
+
+def _trained(
+    model_config: ModelConfig,
+    optimizer: OptimizerConfig,
+    init: Decoder | None,
+    lora: LoraConfig | None,
+) -> tuple[Any, Any, Any]:
+    """(graph, what is trained, what is frozen): all parameters, or adapters of ``init``."""
+    if lora is None:
+        params = fresh(model_config, optimizer.seed) if init is None else nnx.state(init)
+        return skeleton(model_config), params, None
+    if init is None:
+        raise InputError("lora adapts a model that exists; give a checkpoint, or set lora.rank 0")
+    return split(adapt(init, lora, optimizer.seed))
 
 
 def _loop(

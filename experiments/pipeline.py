@@ -14,16 +14,19 @@ from pathlib import Path
 import jax
 import pyarrow as pa
 
-from cat import masks, mesh, quality, score, tasks, teacher, tokenizers, train
-from cat.checkpoints import load_params
-from cat.config import Config, ModelConfig, OptimizerConfig, arm, fingerprint
+from cat import lora, masks, mesh, quality, score, tasks, teacher, tokenizers, train
+from cat.checkpoints import load_params, load_trained
+from cat.config import Config, LoraConfig, ModelConfig, OptimizerConfig, arm, fingerprint
 from cat.data import Rows, tokenize
 from cat.flops import parameter_count
+from cat.models import huggingface
 from cat.models.decoder import Decoder
+from cat.quantize import int8
 from cat.types import Teacher
 from experiments import evaluation
 from experiments.progress import Advance, bar
 from experiments.rundir import RunDirectory, write_json
+from experiments.tier import Tier, shared_tokenizer, tiers, vocabulary
 from routers import records
 from routers.errors import InputError
 
@@ -55,8 +58,21 @@ class Pipeline:
         return tasks.load(self.config.data)
 
     @functools.cached_property
+    def small(self) -> Tier:
+        """What every arm starts from, before the training its seeds share."""
+        return tiers(self.config)[0]
+
+    @functools.cached_property
+    def large(self) -> Tier:
+        """The model behind, before it is trained on the task."""
+        return tiers(self.config)[1]
+
+    @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
-        """The tokenizer trained on (or named for) the training texts."""
+        """The checkpoints' tokenizer, or one trained on (or named for) the training texts."""
+        given = shared_tokenizer(self.small, self.large)
+        if given is not None:
+            return given
         texts = [text for e in self.splits.train for text in (e.prompt, e.target)]
         return tokenizers.from_spec(self.config.data.tokenizer, texts)
 
@@ -83,9 +99,12 @@ class Pipeline:
         examples = [e for split in JUDGED for e in self.rows[split].examples]
         return [[e.id, e.task, e.prompt, e.target, *e.references] for e in examples]
 
-    def model_config(self, size: ModelConfig) -> ModelConfig:
-        """A size with the tokenizer's vocabulary."""
-        return dataclasses.replace(size, vocab_size=size.vocab_size or self.tokenizer.vocab_size)
+    def model_config(self, tier: Tier) -> ModelConfig:
+        """A tier's sizes with the vocabulary it works with."""
+        if tier.config.vocab_size:
+            return tier.config
+        size = vocabulary(self.small, self.large, self.tokenizer)
+        return dataclasses.replace(tier.config, vocab_size=size)
 
     def prepare(self) -> None:
         """Check names and data, then claim the folder and write what was found to data.json."""
@@ -102,7 +121,7 @@ class Pipeline:
                     f"{field}={kept} is more than the vocabulary's {self.tokenizer.vocab_size} "
                     "tokens; give that or less"
                 )
-        small, large = (self.model_config(s) for s in (self.config.small, self.config.large))
+        small, large = (self.model_config(tier) for tier in (self.small, self.large))
         tables = 1 if small.tied_embeddings else 2
         parameters = {
             "small": parameter_count(small),
@@ -130,16 +149,23 @@ class Pipeline:
     @property
     def large_key(self) -> str:
         """Fingerprint of the large model."""
-        return fingerprint(self.data_key, self.config.large, self.config.large_train)
+        return fingerprint(self.data_key, self.large.ingredients, self.large.optimizer)
+
+    @property
+    def served_key(self) -> str:
+        """Fingerprint of the large model as it answers and teaches."""
+        return fingerprint(self.large_key, "int8") if self.config.large_int8 else self.large_key
 
     @property
     def teacher_key(self) -> str:
         """Fingerprint of the stored teacher."""
-        return fingerprint(self.large_key, self.config.teacher_topk)
+        return fingerprint(self.served_key, self.config.teacher_topk)
 
     def base_key(self, seed: int) -> str:
         """Fingerprint of the small model all arms of a seed start from."""
-        return fingerprint(self.data_key, self.config.small, self.config.base_train, seed)
+        adapters = [self.config.lora] if self.config.lora.rank else []
+        parts = (self.small.ingredients, self.small.optimizer, seed, *adapters)
+        return fingerprint(self.data_key, *parts)
 
     def arm_key(self, name: str, seed: int) -> str:
         """Fingerprint of one arm's small model."""
@@ -149,54 +175,75 @@ class Pipeline:
     def train(self) -> None:
         """Large model, its stored signals, then every arm's small model."""
         self.prepare()
-        self._fit("large", self.large_key, self.config.large, self.config.large_train)
+        self._fit("large", self.large_key, self.large, self.large.optimizer)
         made = [f"teacher/{teacher.FILE}"]
         self.run.stage("teacher", self.teacher_key, self._teach, clear="teacher", makes=made)
         for seed in self.config.seeds:
-            name = f"base/seed{seed}"
-            optimizer = _seeded(self.config.base_train, seed)
-            self._fit(name, self.base_key(seed), self.config.small, optimizer)
+            optimizer = _seeded(self.small.optimizer, seed)
+            self._fit(f"base/seed{seed}", self.base_key(seed), self.small, optimizer)
             for arm_name in self.config.arms:
                 self._fit_arm(arm_name, seed)
 
     def _fit_arm(self, name: str, seed: int) -> None:
         optimizer = _seeded(self.config.arm_train, seed + 1_000)
         folder, base = f"arms/{name}/seed{seed}", f"base/seed{seed}"
-        self._fit(folder, self.arm_key(name, seed), self.config.small, optimizer, name, base)
+        self._fit(folder, self.arm_key(name, seed), self.small, optimizer, name, base)
 
     def _fit(
         self,
         name: str,
         key: str,
-        size: ModelConfig,
+        tier: Tier,
         optimizer: OptimizerConfig,
         arm_name: str = "xent",
-        start: str = "",
+        base: str = "",
     ) -> None:
-        """One training run as a stage; ``start`` names the run whose parameters it begins from."""
+        """One training run as a stage; an arm begins from the parameters of the run ``base``."""
+        if not optimizer.steps:  # only a checkpoint may be left as it is
+            return
 
         def work() -> None:
             chosen = arm(arm_name)
-            live = chosen.teacher == "live" and bool(start)
+            live = chosen.teacher == "live" and bool(base)
+            start = self.load(base, tier) if base else tier.load() if tier.checkpoint else None
             with bar(name, optimizer.steps, "steps") as advance:
                 train.train(
-                    self.model_config(size),
+                    self.model_config(tier),
                     optimizer,
                     chosen,
                     self.rows[TRAIN],
                     folder=self.run.folder / name,
-                    teacher=self.teacher if start and not live else None,
-                    large=self.load("large", self.config.large) if live else None,
-                    init=self.load(start, self.config.small) if start else None,
+                    teacher=self.teacher if base and not live else None,
+                    large=self.served("large", self.large) if live else None,
+                    init=start,
+                    lora=self.adapters(tier),
                     progress=advance,
                 )
 
         made = [f"{name}/checkpoints"]
         self.run.stage(name.replace("/", "-"), key, work, clear=name, makes=made)
 
-    def load(self, name: str, size: ModelConfig) -> Decoder:
-        """The trained model of a stage."""
-        return load_params(self.run.folder / name, self.model_config(size))
+    def load(self, name: str, tier: Tier) -> Decoder:
+        """The trained model of a stage, or the checkpoint where that stage trains nothing."""
+        if not tier.optimizer.steps and not name.startswith("arms/"):
+            return tier.load()
+        folder, config = self.run.folder / name, self.model_config(tier)
+        adapters = self.adapters(tier)
+        if adapters is None:
+            return load_params(folder, config)
+        seed = name.rpartition("/")[2]
+        base = self.load(f"base/{seed}", tier) if name.startswith("arms/") else tier.load()
+        shapes = lora.split(lora.adapt(base, adapters, 0))[1]
+        return lora.merged(base, load_trained(folder, config, shapes), adapters)
+
+    def served(self, name: str, tier: Tier) -> Decoder:
+        """The trained model as it answers and teaches: the large one in 8 bits where asked."""
+        model = self.load(name, tier)
+        return int8(model) if tier.name == "large" and self.config.large_int8 else model
+
+    def adapters(self, tier: Tier) -> LoraConfig | None:
+        """The adapters a tier is trained through; None = all its parameters are."""
+        return self.config.lora if tier.name == "small" and self.config.lora.rank else None
 
     @functools.cached_property
     def teacher(self) -> Teacher:
@@ -206,7 +253,7 @@ class Pipeline:
     def _teach(self) -> None:
         rows = self.rows[TRAIN]
         with bar("teacher", len(rows), "rows") as advance:
-            model = self.load("large", self.config.large)
+            model = self.served("large", self.large)
             batch_size = self.config.evaluation.batch_size
             signals = teacher.compute(
                 model,
@@ -223,15 +270,13 @@ class Pipeline:
 
     def score(self) -> None:
         """Both tiers answer validation and test; one Parquet file per model."""
-        self._score("large", "large", self.config.large, self.large_key)
+        self._score("large", "large", self.large, self.served_key)
         for seed in self.config.seeds:
             for name in self.config.arms:
                 folder = f"arms/{name}/seed{seed}"
-                self._score(
-                    f"{name}-seed{seed}", folder, self.config.small, self.arm_key(name, seed)
-                )
+                self._score(f"{name}-seed{seed}", folder, self.small, self.arm_key(name, seed))
 
-    def _score(self, name: str, folder: str, size: ModelConfig, model_key: str) -> None:
+    def _score(self, name: str, folder: str, tier: Tier, model_key: str) -> None:
         """One model over validation and test as a stage."""
         config = self.config.evaluation
         data = self.config.data
@@ -240,7 +285,7 @@ class Pipeline:
         made = f"records/{name}.parquet"
 
         def work() -> None:
-            model = self.load(folder, size)
+            model = self.served(folder, tier)
             total = sum(len(self.rows[split]) for split in JUDGED)
             with bar(f"score {name}", total, "queries") as advance:
                 tables = [self._answers(model, name, split, advance) for split in JUDGED]
@@ -272,6 +317,21 @@ class Pipeline:
             batch_size=self.config.evaluation.batch_size,
             progress=report,
         )
+
+    # -- export -------------------------------------------------------------------------
+
+    def export(self, arm_name: str, seed: int, folder: Path, dtype: str = "") -> None:
+        """One arm's small model, or the large one for no arm, as a Hugging Face folder."""
+        tier = self.small if arm_name else self.large
+        model = self.load(f"arms/{arm_name}/seed{seed}" if arm_name else "large", tier)
+        tokenizer = next((t.checkpoint for t in (self.small, self.large) if t.checkpoint), "")
+        if tier.checkpoint:
+            huggingface.save(model, folder, like=Path(tier.checkpoint), dtype=dtype)
+        elif tokenizer:
+            huggingface.save(model, folder, beside=huggingface.texts(Path(tokenizer)), dtype=dtype)
+        else:
+            trained = tokenizers.load(self.run.folder / "tokenizer.json")
+            huggingface.save(model, folder, beside=trained.checkpoint_files(), dtype=dtype)
 
     def all(self) -> Path:
         """Every stage, in order; returns the path of the report."""

@@ -112,7 +112,7 @@ def test_routers_reach_heavy_libraries_only_inside_functions():
 
 COMMANDS = (ROOT / "experiments" / "commands").glob("[!_]*.py")
 VERBS = sorted(path.stem.rstrip("_") for path in COMMANDS)
-LISTS = ["configs", "routers", "tasks"]
+LISTS = ["configs", "models", "routers", "tasks"]
 LIGHT = [[], ["--help"], ["run", "demo", "--help"], *([name] for name in LISTS)]
 
 

@@ -1,89 +1,55 @@
 """Grouped-query attention over explicit positions and segments.
 
+What attention means is ``cat.models.plain``; other paths compute the same without the T x S
+scores: ``cat.models.blockwise`` anywhere, ``cat.models.kernels`` through a library.
+
 Letters: B batch, T query tokens, S key tokens, D width, H query heads, K key/value heads,
-G query heads per key/value head, C head size.
+C head size.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from cat.models import kernels
+from cat.models.blockwise import blockwise
 from cat.models.cache import LayerCache, append
-from cat.models.config import ModelConfig, RopeScaling
+from cat.models.config import AttentionPath, ModelConfig, RopeScaling
 from cat.models.norm import RMSNorm
+from cat.models.plain import Places, attend, cap, visible
 from cat.models.positions import inverse_frequencies, rotate
+
+__all__ = ["Attention", "Places", "attend", "cap", "visible"]
 
 FAN_IN_D = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2))
 
+PLAIN_LIMIT = 512 * 512
+"""Queries x keys up to which ``auto`` takes the plain path: scores of 1 MiB per row and head.
+Beyond, blocks are both smaller and faster on a CPU (benchmarks/attention.py)."""
 
-class Places(NamedTuple):
-    """Where queries and keys stand; a segment is a text of a row, 0 = pad or empty slot."""
-
-    q_positions: Int[Array, "B T"]
-    q_segments: Int[Array, "B T"]
-    k_positions: Int[Array, "B S"]
-    k_segments: Int[Array, "B S"]
+Path = Literal["plain", "blockwise", "cudnn", "splash"]
 
 
-def visible(places: Places, window: int = 0) -> Bool[Array, "B T S"]:
-    """Which keys each query may see: same positive segment, position not after its own.
+def path_of(asked: AttentionPath, queries: int, keys: int, *, cached: bool) -> Path:
+    """Which path computes T queries on S keys: the one asked for, or a choice by size.
 
-    One rule for left and right padding (segment 0), packing (several segments a row) and
-    cached decoding (empty slots have segment 0). With a window, only the last ``window``
-    positions are seen, the query's own included.
+    ``auto`` is plain up to PLAIN_LIMIT query-key pairs and blockwise beyond, on every platform
+    (our choice). A library's kernel runs only where it is asked for by name; since neither knows
+    a cache, calls with one (scoring token by token, generating) go as under ``auto``.
 
-    >>> positions, segments = jnp.array([[0, 1, 0]]), jnp.array([[1, 1, 2]])
-    >>> places = Places(positions, segments, positions, segments)
-    >>> visible(places)[0].astype(int).tolist()
-    [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
-    >>> visible(places, window=1)[0].astype(int).tolist()
-    [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    >>> path_of("auto", 512, 512, cached=False), path_of("auto", 8192, 8192, cached=False)
+    ('plain', 'blockwise')
+    >>> path_of("splash", 512, 512, cached=False), path_of("splash", 1, 512, cached=True)
+    ('splash', 'plain')
     """
-    q_positions, q_segments = places.q_positions[:, :, None], places.q_segments[:, :, None]
-    k_positions, k_segments = places.k_positions[:, None, :], places.k_segments[:, None, :]
-    seen = (q_segments == k_segments) & (k_positions <= q_positions) & (q_segments > 0)
-    return seen & (k_positions > q_positions - window) if window else seen
-
-
-def attend(
-    q_BTHC: Float[Array, "B T H C"],
-    k_BSKC: Float[Array, "B S K C"],
-    v_BSKC: Float[Array, "B S K C"],
-    visible_BTS: Bool[Array, "B T S"],
-    *,
-    scale: float,
-    softcap: float = 0.0,
-) -> Float[Array, "B T H C"]:
-    """softmax(scale q k) v over the visible keys; exactly 0 for a query that sees none.
-
-    Query head h reads key/value head h // G. The softmax is in float32. A soft-cap bends
-    scores s to softcap tanh(s / softcap).
-
-    Source: Attention Is All You Need (1706.03762), eq. 1; grouped heads: GQA (2305.13245);
-    soft-cap: Gemma 2 (2408.00118), section 2.
-    """
-    B, T, H, C = q_BTHC.shape
-    K = k_BSKC.shape[2]
-    q_BTKGC = q_BTHC.reshape(B, T, K, H // K, C)
-    scores = jnp.einsum("BTKGC,BSKC->BKGTS", q_BTKGC, k_BSKC, preferred_element_type=jnp.float32)
-    scores = cap(scores * scale, softcap)
-    mask = visible_BTS[:, None, None, :, :]
-    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKC.dtype)
-    mixed_BTHC = jnp.einsum("BKGTS,BSKC->BTKGC", weights, v_BSKC).reshape(B, T, H, C)
-    # a query with no visible key has uniform weights, and must give 0
-    sees_BT = jnp.any(visible_BTS, axis=-1)
-    return jnp.where(sees_BT[:, :, None, None], mixed_BTHC, jnp.zeros((), mixed_BTHC.dtype))
-
-
-def cap(x: Float[Array, ...], limit: float) -> Float[Array, ...]:
-    """limit tanh(x / limit), which stays within (-limit, limit); x itself when limit is 0."""
-    return limit * jnp.tanh(x / limit) if limit else x
+    if asked in ("plain", "blockwise") or (asked != "auto" and not cached):
+        return asked
+    return "plain" if queries * keys <= PLAIN_LIMIT else "blockwise"
 
 
 class Attention(nnx.Module):
@@ -142,10 +108,24 @@ class Attention(nnx.Module):
         if cache is not None and index is not None:
             cache = LayerCache(append(cache.k, k, index), append(cache.v, v, index))
             k, v = cache
+        return self.out(self._mixed(q_BTHC, k, v, places, cached=cache is not None)), cache
+
+    def _mixed(
+        self, q_BTHC: Array, k_BSKC: Array, v_BSKC: Array, places: Places, *, cached: bool
+    ) -> Array:
+        """Values mixed by attention, by the path that the configuration asks for."""
+        config, window, softcap = self.config, self.window, self.config.attention_softcap
+        qkv = q_BTHC, k_BSKC, v_BSKC
         scale = config.attention_scale or config.head_dim**-0.5
-        seen_BTS = visible(places, self.window)
-        mixed = attend(q_BTHC, k, v, seen_BTS, scale=scale, softcap=config.attention_softcap)
-        return self.out(mixed), cache
+        match path_of(config.attention, q_BTHC.shape[1], k_BSKC.shape[1], cached=cached):
+            case "plain":
+                return attend(*qkv, visible(places, window), scale=scale, softcap=softcap)
+            case "blockwise":
+                return blockwise(*qkv, places, scale=scale, window=window, softcap=softcap)
+            case "splash":
+                return kernels.splash(*qkv, places, scale=scale, window=window, softcap=softcap)
+            case "cudnn":  # without a soft-cap: check_model has refused one
+                return kernels.cudnn(*qkv, places, scale=scale, window=window)
 
     def _normed(self, norm: RMSNorm, x_BTHC: Array) -> Array:
         """Each head by itself, or all heads of a token as one vector."""

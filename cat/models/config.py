@@ -18,6 +18,10 @@ def off(value: Any) -> Any:
     return dataclasses.field(default=value, metadata={"off": True})
 
 
+AttentionPath = Literal["auto", "plain", "blockwise", "cudnn", "splash"]
+"""How attention is computed; ``cat.models.attention.path_of`` says what ``auto`` is."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
     """How rotary frequencies are stretched for contexts longer than the trained one.
@@ -62,6 +66,7 @@ class ModelConfig:
     attention_scale: float = off(0.0)  # of q k; 0 = 1 / sqrt(C)
     attention_softcap: float = off(0.0)  # cap tanh(q k / cap); 0 = none
     logit_softcap: float = off(0.0)
+    attention: AttentionPath = off("auto")  # cudnn: NVIDIA GPU; splash: TPU
     dtype: Literal["float32", "bfloat16"] = off("float32")  # of products; norms, softmax: float32
 
     def window(self, layer: int) -> int:
@@ -95,3 +100,18 @@ def check_model(name: str, size: ModelConfig) -> None:
     for field in ("attention_scale", "attention_softcap", "logit_softcap", "rope_local_base"):
         if getattr(size, field) < 0:
             raise InputError(f"{name}.{field}={getattr(size, field)}; must be >= 0 (0 = off)")
+    if size.attention == "cudnn":
+        _check_cudnn(name, size)
+
+
+def _check_cudnn(name: str, size: ModelConfig) -> None:
+    """What cuDNN's attention cannot compute, whatever the tokens are."""
+    reason = ""
+    if size.attention_softcap:
+        reason = f"has no soft-cap ({name}.attention_softcap={size.attention_softcap})"
+    elif size.dtype != "bfloat16":
+        reason = f"computes in bfloat16, not {name}.dtype={size.dtype}"
+    elif size.head_dim % 8 or size.head_dim > 256:
+        reason = f"takes heads of 8, 16 .. 256, not {name}.head_dim={size.head_dim}"
+    if reason:
+        raise InputError(f"{name}.attention=cudnn {reason}; use auto or blockwise")

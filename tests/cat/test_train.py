@@ -335,7 +335,7 @@ def test_init_is_where_a_run_starts_and_is_left_alone(stored, tmp_path):
     with one_device():
         model = Decoder(MODEL, rngs=nnx.Rngs(42))
         before = jax.tree.map(np.asarray, nnx.state(model))
-        params = step.start(MODEL, OPTIMIZER, model).params
+        params = step.start(nnx.state(model), OPTIMIZER).params
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, "xent", stored, init=model, progress=StopAt(1))
     for old, now, begun in zip(

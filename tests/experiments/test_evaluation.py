@@ -1,5 +1,6 @@
 """Routers on a run's records: against the Parquet files themselves, and figures where possible."""
 
+import dataclasses
 import json
 import shutil
 
@@ -12,6 +13,7 @@ from cat.config import Config, from_dict
 from experiments import evaluation
 from experiments.cli import main
 from experiments.rundir import RunDirectory, read_json
+from routers.build import build
 from routers.errors import InputError
 
 FIGURES = {
@@ -92,6 +94,25 @@ def test_a_prompt_router_pays_for_its_embedding(finished):
     assert (charged >= prefill).all()
     assert (charged <= prefill + 4 * line + 10).all()
     assert (free < 1000).all()
+
+
+@pytest.mark.parametrize(
+    ("spec", "want"),
+    [
+        ("knn", "knn:embedding_flops=2468"),
+        ("knn:embedding_flops=3", "knn:embedding_flops=3"),
+        ("chow_average", "chow_average"),
+        ("stack:members=margin+knn:k=5", "stack:members=margin+knn:k=5;embedding_flops=2468"),
+        ("stack:members=margin+length", "stack:members=margin+length"),
+    ],
+)
+def test_what_reads_the_prompt_embedding_is_charged_the_prefill(tmp_path, spec, want):
+    """Also inside a stack; two FLOPs per parameter and prompt token."""
+    (tmp_path / "data.json").write_text(json.dumps({"parameters": {"small_layers": 1234}}))
+    found, expected = evaluation._charged(build(spec), RunDirectory(tmp_path)), build(want)
+    fields = dataclasses.fields(expected)
+    assert type(found) is type(expected)
+    assert [getattr(found, f.name) for f in fields] == [getattr(expected, f.name) for f in fields]
 
 
 def test_evaluating_again_gives_the_same_scores(finished, run_copy):

@@ -36,6 +36,7 @@ def test_unknown_option_is_one_line():
     [
         ("configs", {"demo", "text2text"}),
         ("tasks", {"generated", "jsonl", "tfds"}),
+        ("models", {"LlamaForCausalLM", "Qwen3ForCausalLM"}),
         ("routers", {"random", "chow_sum", "chow_average", "chow_quantile", "post_hoc", "oracle"}),
     ],
 )

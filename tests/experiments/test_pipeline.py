@@ -45,7 +45,7 @@ def parameters(folder, name: str, size: str = "small") -> dict[str, np.ndarray]:
     config = from_dict(Config, read_json(folder / "config.json"))
     run = Pipeline(config, RunDirectory(folder))
     with on_mesh():
-        model = load_params(folder / name, run.model_config(getattr(config, size)))
+        model = load_params(folder / name, run.model_config(getattr(run, size)))
     flat, _ = jax.tree_util.tree_flatten_with_path(nnx.state(model))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
 

@@ -69,7 +69,7 @@ class Fields:
         value = self.values.get(name)
         return default if value is None else value
 
-    def number(self, name: str, default: float | None = None) -> Any:
+    def number(self, name: str, default: int | float | None = None) -> Any:
         """A positive number; without a default the field must be there."""
         value = self.get(name, default)
         if value is None:

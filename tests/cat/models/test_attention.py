@@ -12,11 +12,12 @@ from flax import nnx
 from reference import tiny, turn
 
 from cat import mesh as meshes
-from cat.models.attention import Places, attend, visible
+from cat.models.attention import Places, attend, path_of, visible
 from cat.models.cache import Cache, empty_cache
 from cat.models.config import RopeScaling
 from cat.models.decoder import Decoder
 from cat.models.positions import inverse_frequencies, rotate
+from routers.errors import InputError
 
 RNG = np.random.default_rng(7)
 
@@ -220,3 +221,37 @@ def test_cache_keeps_the_sharding_of_its_rows():
         np.testing.assert_allclose(
             np.asarray(got)[real], np.asarray(expected)[real], rtol=0, atol=1e-5
         )
+
+
+def test_the_path_is_the_one_asked_for_and_auto_goes_by_size():
+    assert path_of("auto", 512, 512, cached=False) == "plain"
+    assert path_of("auto", 512, 513, cached=False) == "blockwise"
+    assert path_of("auto", 1, 8192, cached=True) == "plain"
+    for cached in (False, True):
+        assert path_of("blockwise", 2, 2, cached=cached) == "blockwise"
+        assert path_of("plain", 8192, 8192, cached=cached) == "plain"
+    for kernel in ("cudnn", "splash"):
+        assert path_of(kernel, 2, 2, cached=False) == kernel
+        assert path_of(kernel, 2, 2, cached=True) == "plain"
+        assert path_of(kernel, 8192, 8192, cached=True) == "blockwise"
+
+
+def test_the_decoder_takes_the_path_of_its_configuration():
+    sizes = dict(layers=1, windows=(4,), attention_softcap=0.7)
+    batch, expected, loops = padded("left"), None, []
+    for attention in ("plain", "blockwise"):
+        model = Decoder(tiny(attention=attention, **sizes), rngs=nnx.Rngs(0))
+        traced = whole.trace(model, *batch)
+        loops.append("while" in str(traced.jaxpr))
+        got = np.asarray(traced.lower().compile()(model, *batch))[batch[2] == 1]
+        expected = got if expected is None else expected
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+    assert loops == [False, True]
+
+
+def test_a_cached_call_needs_no_kernel_and_any_other_is_refused():
+    model = Decoder(tiny(layers=1, attention="splash"), rngs=nnx.Rngs(0))
+    batch = tuple(map(jnp.asarray, padded("right")))
+    assert model.hidden(*batch, empty_cache(model.config, 3, 12)).hidden.shape == (3, 10, 16)
+    with pytest.raises(InputError, match="attention=splash needs a TPU"):
+        model.hidden(*batch)
