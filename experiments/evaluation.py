@@ -22,6 +22,7 @@ from routers.curves import Ranked, rank
 from routers.errors import InputError
 from routers.evaluate import Evaluation, evaluate
 from routers.files import written
+from routers.zoo.stack import Stack
 
 
 def record_paths(config: Config, run: RunDirectory) -> list[Path]:
@@ -122,12 +123,15 @@ def _charged(router: Router, run: RunDirectory) -> Router:
     """A prompt-stage router pays for the prefill of the small model it takes its embedding from.
 
     2 FLOPs per parameter outside the embedding table and prompt token; attention is not counted.
-    It is charged on every query, so one that is kept pays its prefill twice.
+    It is charged on every query, so one that is kept pays its prefill twice. A stack whose members
+    read that embedding pays for it, too, once for all of them.
     """
+    per_token = 2 * read_json(run.folder / "data.json")["parameters"]["small_layers"]
+    if isinstance(router, Stack):
+        return router.charged(per_token)
     if getattr(router, "embedding_flops", None) != 0:
         return router
-    per_token = 2.0 * read_json(run.folder / "data.json")["parameters"]["small_layers"]
-    return dataclasses.replace(router, embedding_flops=per_token)  # type: ignore[type-var]
+    return dataclasses.replace(router, embedding_flops=float(per_token))  # type: ignore[type-var]
 
 
 def _columns(done: Evaluation) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from experiments import report_style as style
 from experiments.lab_points import Groups, Points, at_thresholds, by_score, of_router, thinned
 from routers import thresholds
 from routers.base import Router
+from routers.column import PREFIX, Column
 from routers.curves import oracle_score, rank
 from routers.diagnosis import OracleGap, oracle_gap
-from routers.evaluate import Column, Evaluation
+from routers.evaluate import Evaluation
 from routers.measure import Split
 from routers.operating_point import halves
 from routers.paired import Difference, difference, measured
@@ -38,7 +39,7 @@ class Judged:
 
     name: str
     entry: dict[str, Any]
-    zoo: bool  # False for a ready-made score column, which no command can calibrate
+    spec: str  # what --router takes: its name, or score:<name> for a ready-made column
     learned: bool
     sweep: Points  # thresholds of the test queries
     operate: Points | None  # thresholds chosen as ``cascade calibrate`` does; None if it peeks
@@ -117,7 +118,7 @@ def gather(
         Judged(
             name=name,
             entry=done.summary["routers"][name],
-            zoo=not isinstance(router, Column),
+            spec=f"{PREFIX}:{name}" if isinstance(router, Column) else name,
             learned=router.learned,
             sweep=_sweep(router, done.scores[name], test, SWEEP_POINTS),
             operate=None if router.peeks else _operate(router, name, fit, test, fit_split),

@@ -132,17 +132,12 @@ def notes(lab: Lab) -> list[str]:
     ]
 
 
-def command(lab: Lab, router: Judged) -> tuple[str, str] | None:
-    """The command that writes this router's policy, before and after the rate; None for a column.
-
-    A ready-made score is no router that a policy could hold.
-    """
-    if not router.zoo:
-        return None
+def command(lab: Lab, router: Judged) -> tuple[str, str]:
+    """The command that writes this router's policy, before and after the rate."""
     split = lab.fit_split if lab.transfer else lab.test_split
     lines = [
         ["cascade", "calibrate", *map(str, lab.sources)],
-        ["--router", router.name],
+        ["--router", router.spec],
         ["--small", lab.summary["small"], "--large", lab.summary["large"]],
         ["--fit-split", split, "--deferral-rate"],
     ]

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from routers.policy import Policy
+    from routers.tier_policy import TierPolicy
 
-__all__ = ["Policy"]
+__all__ = ["Policy", "TierPolicy"]
 
 
 def __getattr__(name: str) -> Any:
-    """``routers.Policy``, imported when it is asked for: importing the package costs nothing.
+    """The policies, imported when they are asked for: importing the package costs nothing.
 
     >>> import routers
     >>> routers.Policy.__name__
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from routers.policy import Policy
 
         return Policy
+    if name == "TierPolicy":
+        from routers.tier_policy import TierPolicy
+
+        return TierPolicy
     raise AttributeError(f"module 'routers' has no attribute {name!r}")

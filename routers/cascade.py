@@ -1,9 +1,8 @@
-"""Policies over K models: which to run, when to stop, whose answer to return.
+"""Threshold cascades, static mixtures, and any policy over K models run on logged queries.
 
-One type for all of them. A policy is asked, for queries that have been answered by the same tiers,
-which tier to run next; it is given what those tiers' records say and nothing of any other tier, so
-it cannot use an answer it has not paid for. Threshold cascades and static mixtures are here,
-routing and cascade routing in ``routers/cascade_routing.py``.
+A policy (``routers/tier_policy.py``) is given what the tiers say that have answered, and nothing
+of any other tier, so it cannot use an answer it has not paid for. Routing and cascade routing are
+in ``routers/cascade_routing.py``.
 
 Letters: N queries, K tiers (models, cheapest first).
 """
@@ -11,7 +10,7 @@ Letters: N queries, K tiers (models, cheapest first).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -20,41 +19,14 @@ from routers.base import Inputs, Router
 from routers.curves import check_score
 from routers.errors import InputError
 from routers.features import stable_hash
+from routers.tier_policy import STOP, Seen, TierPolicy, prompt_of
 from routers.tiers import Tiers
-
-STOP = -1
-"""Run no further tier."""
 
 MIX_SEED = 7_000_003
 """Of the hash that draws between tiers or policies; no router or fold uses it."""
 
-Seen = Mapping[int, Inputs]
-"""What the tiers that have answered say, by their place in ``models``."""
-
 Step = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
 """(rows, tiers seen, rising) to the next tier of each row, or ``STOP``."""
-
-
-class TierPolicy:
-    """Base of the policies over K models: frozen dataclasses with a field ``models``.
-
-    ``prompt`` is what is known before anything is generated: the first tier's columns of stage
-    ``prompt``, without ready-made scores.
-    """
-
-    models: tuple[str, ...]
-
-    def next_tier(self, prompt: Inputs, seen: Seen) -> np.ndarray:
-        """[N] the tier to run next, or ``STOP``; with nothing seen always a tier."""
-        raise NotImplementedError
-
-    def answer(self, prompt: Inputs, seen: Seen) -> np.ndarray:
-        """[N] the tier whose answer is returned: by default the dearest that was run."""
-        return np.full(len(prompt), max(seen))
-
-    def own_flops(self, prompt: Inputs, seen: Seen) -> np.ndarray:
-        """[N] FLOPs of the decisions themselves for queries that end with these tiers seen."""
-        return np.zeros(len(prompt))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +66,6 @@ class Cascade(TierPolicy):
     with more than two models.
     """
 
-    models: tuple[str, ...]
     routers: tuple[Router, ...]
     thresholds: tuple[float, ...]
 
@@ -129,11 +100,18 @@ class StaticMixture(TierPolicy):
     """One tier for each query, drawn with these chances whatever is asked.
 
     A hash of the query id draws, so a query keeps its tier. It is the line that any policy has
-    to beat. Source: our choice; the static lines that 2605.06350 finds hard to beat.
+    to beat. Raises InputError for another number of shares than models.
+
+    Source: our choice; the static lines that 2605.06350 finds hard to beat.
     """
 
-    models: tuple[str, ...]
     shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.shares) != len(self.models):
+            raise InputError(
+                f"{len(self.shares)} shares for {len(self.models)} models; give one of each"
+            )
 
     def next_tier(self, prompt: Inputs, seen: Seen) -> np.ndarray:
         """The tier drawn, then ``STOP``."""
@@ -152,7 +130,6 @@ class Mixed(TierPolicy):
     is met; two neighbouring prices instead are our choice.
     """
 
-    models: tuple[str, ...]
     cheap: TierPolicy
     dear: TierPolicy
     share: float  # of the dear one
@@ -172,7 +149,9 @@ class Mixed(TierPolicy):
     def _each(self, method: str, prompt: Inputs, seen: Seen) -> np.ndarray:
         dear_N = _drawn(prompt) >= 1.0 - self.share  # as a static mixture draws
         both = [(self.cheap, np.flatnonzero(~dear_N)), (self.dear, np.flatnonzero(dear_N))]
-        parts = [(policy, rows) for policy, rows in both if len(rows)]
+        parts = [(policy, rows) for policy, rows in both if len(rows)] or both[:1]
+        if len(parts) == 1:  # always so for one query, and taking rows costs more than deciding
+            return getattr(parts[0][0], method)(prompt, seen)
         found = [
             getattr(policy, method)(prompt.take(rows), {k: v.take(rows) for k, v in seen.items()})
             for policy, rows in parts
@@ -182,9 +161,10 @@ class Mixed(TierPolicy):
 
 
 def decide(policy: TierPolicy, inputs: Sequence[Inputs]) -> Decisions:
-    """Run a policy over logged queries: N queries, the Inputs of all K tiers.
+    """Replay a policy over logged queries: N queries, the Inputs of all K tiers.
 
-    A tier's Inputs reach the policy only for the queries that the policy has sent there.
+    It is asked as a server asks it (``TierPolicy.decide``), in groups that saw the same tiers. A
+    tier's Inputs reach the policy only for the queries that the policy has sent there.
 
     >>> from routers.build import build
     >>> cheap = Inputs(np.array(["a", "b"]), np.array(["t", "t"]), None,
@@ -199,7 +179,7 @@ def decide(policy: TierPolicy, inputs: Sequence[Inputs]) -> Decisions:
         return prompt.take(rows), {k: inputs[k].take(rows) for k in seen}
 
     def step(rows: np.ndarray, seen: tuple[int, ...]) -> np.ndarray:
-        return policy.next_tier(*seen_by(rows, seen))
+        return policy.decide(*seen_by(rows, seen))
 
     visited_NK = walk(len(prompt), len(inputs), step)
     answer_N, flops_N = np.zeros(len(prompt), np.int64), np.zeros(len(prompt))
@@ -248,11 +228,6 @@ def judge(decisions: Decisions, tiers: Tiers) -> Judged:
 def _drawn(prompt: Inputs) -> np.ndarray:
     """[N] a uniform number in [0, 1) for each query, by its id."""
     return (stable_hash(prompt.query_id, MIX_SEED) >> np.uint64(11)) * 2.0**-53
-
-
-def prompt_of(first: Inputs) -> Inputs:
-    """What is known before anything is generated; a ready-made score may come from an answer."""
-    return dataclasses.replace(first.at_stage("prompt"), scores={})
 
 
 def score(router: Router, inputs: Inputs, model: str) -> Float64[np.ndarray, " N"]:

@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from routers.base import Inputs
-from routers.cascade import STOP, Decisions, Seen, TierPolicy, groups, judge, prompt_of, walk
+from routers.cascade import Decisions, groups, judge, walk
 from routers.estimates import Estimates, Sets, subsets
 from routers.expected_max import POINTS, expected_max
 from routers.frontier import Frontier
+from routers.tier_policy import STOP, Seen, TierPolicy, prompt_of
 from routers.tiers import Tiers
 
 PRICES = 96
@@ -34,7 +35,6 @@ class Routing(TierPolicy):
     randomisation between equal values is left out.
     """
 
-    models: tuple[str, ...]
     estimates: Estimates
     price: float
 
@@ -69,7 +69,6 @@ class CascadeRouting(TierPolicy):
     index first; here it is the cheapest for the query, as meant.
     """
 
-    models: tuple[str, ...]
     estimates: Estimates
     price: float
 

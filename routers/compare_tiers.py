@@ -15,8 +15,8 @@ import numpy as np
 
 from routers.base import Router
 from routers.bootstrap import draws, interval
+from routers.column import Column
 from routers.errors import InputError
-from routers.evaluate import Column
 from routers.families import Family, Run, families, run
 from routers.policy import as_json
 from routers.records import Records
@@ -86,7 +86,8 @@ def _with_columns(routers: Mapping[str, Router], fit: Tiers) -> dict[str, Router
         raise InputError(
             f"'{both[0]}' is both a router and a column 'score:{both[0]}'; rename one of them"
         )
-    found = {**routers, **{name: Column(name) for name in sorted(names)}}
+    asked = {router.name for router in routers.values() if isinstance(router, Column)}
+    found = {**routers, **{name: Column(name) for name in sorted(names - asked)}}
     if not found:
         raise InputError(
             "no router to stop a cascade with; name one (--router chow_average), or add a column "

@@ -15,9 +15,10 @@ from jaxtyping import Float64
 
 from routers import calibration, linear, mlp
 from routers.base import Inputs, Router
-from routers.cascade import Seen, check_router, prompt_of, score
+from routers.cascade import check_router, score
 from routers.crossfit import cross_fit, fold_of
 from routers.errors import InputError
+from routers.tier_policy import Seen, prompt_of
 from routers.tiers import Tiers
 
 FOLDS = 5

@@ -18,29 +18,22 @@ import numpy as np
 from jaxtyping import Float
 
 from routers.base import Inputs, Outcomes, Router
-from routers.conventions import Convention, figures
+from routers.column import Column
+from routers.conventions import Convention
 from routers.curves import Curve, Ranked
 from routers.errors import InputError
 from routers.files import written
-from routers.measure import Split, add_intervals, describe, references, tiers, transfer
+from routers.measure import (
+    Split,
+    add_conventions,
+    add_intervals,
+    describe,
+    references,
+    tiers,
+    transfer,
+)
 from routers.measure import by_task as measure_by_task
 from routers.records import Records, pair, small_and_large
-
-
-@dataclasses.dataclass(frozen=True)
-class Column(Router):
-    """A ready-made deferral score: the records column ``score:<name>``, higher = send on.
-
-    Charged as a response-stage rule that costs nothing itself. Source: our choice.
-    """
-
-    name: str = ""
-
-    def score(self, inputs: Inputs) -> np.ndarray:
-        """The column, or InputError where this split lacks it."""
-        if self.name not in inputs.scores:
-            raise InputError(f"records lack column 'score:{self.name}' in this split; fill it in")
-        return inputs.scores[self.name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +78,8 @@ def evaluate(
         small, large: model names; None = the cheaper and the dearer of exactly two.
         bootstrap: resamples of the 95 % intervals; 0 = none.
         by_task: add ``tasks`` (each with its own thresholds) and ``macro``, their plain mean.
-        convention: add ``conventions`` to each router, the figures that reference programs
-            print (``routers/conventions.py``); exact = none.
+        convention: add ``conventions`` to each router (by_task: in each task, too), the figures
+            that reference programs print (``routers/conventions.py``); exact = none.
 
     Raises:
         InputError: no router, a split or model that is not there, a learned router without a
@@ -114,17 +107,14 @@ def evaluate(
     lines = references(test.outcomes)
     entries = {name: describe(curves[name], lines["oracle"], scores[name], test) for name in fitted}
     add_intervals(entries, ranked, bootstrap, seed)
-    if convention != "exact":
-        named = figures(convention, curves, scores, test.outcomes, records.cost_unit)
-        for name, values in named.items():
-            entries[name]["conventions"] = values
+    add_conventions(entries, convention, curves, scores, test)
     for name, router in fitted.items():
         entries[name].update(transfer(router, name, fit, curves[name]))
         entries[name].update(stage=router.stage, peeks=router.peeks, curve_csv=None)
     summary = {"small": small, "large": large, "n_fit": len(fit.outcomes) if fit else 0}
     summary.update(tiers(test.outcomes), cost_unit=records.cost_unit, routers=entries)
     if by_task:
-        summary.update(measure_by_task(fitted, scores, test))
+        summary.update(measure_by_task(fitted, scores, test, convention))
     return Evaluation(summary, curves, lines, ranked, scores, fitted, test.inputs, test.outcomes)
 
 
@@ -160,7 +150,8 @@ def with_columns(routers: Mapping[str, Router], inputs: Inputs) -> dict[str, Rou
         raise InputError(
             f"'{name}' is both a router and a column 'score:{name}'; rename one of them"
         )
-    named = {**routers, **{name: Column(name) for name in inputs.scores}}
+    asked = {router.name for router in routers.values() if isinstance(router, Column)}
+    named = {**routers, **{name: Column(name) for name in inputs.scores if name not in asked}}
     if not named:
         raise InputError("no router to evaluate; name one, or add a column 'score:<name>'")
     return named

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from routers.base import Router
-from routers.cascade import Cascade, Mixed, StaticMixture, TierPolicy, check_router, decide, judge
+from routers.cascade import Cascade, Mixed, StaticMixture, check_router, decide, judge
 from routers.cascade_routing import (
     CascadeRouting,
     Routing,
@@ -28,6 +28,7 @@ from routers.crossfit import fold_of
 from routers.estimates import fit_estimates
 from routers.frontier import Frontier
 from routers.joint_thresholds import chain, frontier
+from routers.tier_policy import TierPolicy
 from routers.tiers import Tiers
 
 Kind = Literal["alone", "static", "routing", "cascade", "pair", "cascade_routing"]
@@ -40,15 +41,35 @@ MIXTURES = np.linspace(0.0, 1.0, 101)
 
 
 @dataclasses.dataclass(frozen=True)
+class Parts:
+    """The queries to fit and choose on: ``fits`` for what is learned, ``chooses`` for its settings.
+
+    What learns nothing chooses on the ``whole``.
+    """
+
+    whole: Tiers
+    fits: Tiers
+    chooses: Tiers
+
+    @classmethod
+    def of(cls, whole: Tiers) -> Parts:
+        """Halves by a hash of the query id."""
+        return cls(whole, *halves(whole, HALVES_SEED))
+
+
+@dataclasses.dataclass(frozen=True)
 class Family:
     """Policies of one kind: the settings worth trying, and the policy of each.
 
-    ``tiers`` are its models' places among all; it sees the records of no other.
+    ``tiers`` are its models' places among all; it sees the records of no other. ``fitted`` queries
+    fitted what is learned; the frontier is drawn on the queries ``chooses``.
     """
 
     kind: Kind
     router: str | None
     tiers: tuple[int, ...]
+    fitted: int
+    chooses: Tiers
     frontier: Frontier
     make: Callable[[np.ndarray], TierPolicy]
 
@@ -70,15 +91,13 @@ def families(fit: Tiers, routers: Mapping[str, Router]) -> list[Family]:
     router the cascade of all tiers, those of any two, and cascade routing.
     """
     every = tuple(range(len(fit.models)))
-    fits, chooses = _halves(fit)
-    found = [_cascade((), (k,), fit, None) for k in every]
-    found += [_static(fit), _routing(fits, chooses)]
+    parts = Parts.of(fit)
+    found = [_alone(fit, k) for k in every]
+    found += [static(fit), routing(parts)]
     for name, router in routers.items():
-        check_router(router)
-        own, rest = (fits, chooses) if router.learned else (fit, fit)
         for tiers in (every, *(itertools.combinations(every, 2) if len(every) > 2 else ())):
-            found.append(_cascade(_fitted(router, own.select(tiers)), tiers, rest, name))
-        found.append(_cascade_routing(_fitted(router, fits), fits, chooses, name))
+            found.append(cascade(parts, router, name, tiers))
+        found.append(cascade_routing(parts, router, name))
     return found
 
 
@@ -92,22 +111,25 @@ def run(family: Family, point: int, test: Tiers) -> Run:
     return Run(judged.quality, judged.cost, tuple(visited.tolist()), tuple(answered.tolist()))
 
 
-def _cascade(
-    routers: tuple[Router, ...], tiers: tuple[int, ...], chooses: Tiers, name: str | None
-) -> Family:
-    """Cascades of these tiers, or for one tier the model alone."""
+def cascade(parts: Parts, router: Router, name: str, tiers: tuple[int, ...]) -> Family:
+    """Cascades of these tiers that stop by the scores of one router, fitted on each if learned."""
+    check_router(router)
+    whole = parts.whole
+    fits, chooses = (parts.fits, parts.chooses) if router.learned else (whole, whole)
+    routers = _fitted(router, fits.select(tiers))
     own = chooses.select(tiers)
-    kind: Kind = "cascade" if len(tiers) == len(chooses.models) else "pair"
     return Family(
-        kind if routers else "alone",
+        "cascade" if len(tiers) == len(whole.models) else "pair",
         name,
         tiers,
+        len(fits) if router.learned else 0,
+        own,
         frontier(chain(own, routers)),
         lambda setting: Cascade(own.models, routers, tuple(setting.tolist())),
     )
 
 
-def _static(fit: Tiers) -> Family:
+def static(fit: Tiers) -> Family:
     """Mixtures of any two models."""
     every = range(len(fit.models))
     unit_KK = np.eye(len(fit.models))
@@ -122,38 +144,66 @@ def _static(fit: Tiers) -> Family:
         "static",
         None,
         tuple(every),
+        0,
+        fit,
         Frontier.of(shares_AK, quality_A, cost_A),
         lambda setting: StaticMixture(fit.models, tuple(setting.tolist())),
     )
 
 
-def _routing(fits: Tiers, chooses: Tiers) -> Family:
-    estimates = fit_estimates(fits, ())
+def routing(parts: Parts) -> Family:
+    """One tier for each query before anything is generated, at any price."""
+    models, estimates = parts.whole.models, fit_estimates(parts.fits, ())
     return Family(
         "routing",
         None,
-        tuple(range(len(fits.models))),
-        routing_frontier(estimates, chooses).mixtures(),
-        _mixed(fits.models, lambda price: Routing(fits.models, estimates, price)),
+        tuple(range(len(models))),
+        len(parts.fits),
+        parts.chooses,
+        routing_frontier(estimates, parts.chooses).mixtures(),
+        _mixed(models, lambda price: Routing(models, estimates, price)),
     )
 
 
-def _cascade_routing(routers: tuple[Router, ...], fits: Tiers, chooses: Tiers, name: str) -> Family:
-    estimates = fit_estimates(fits, routers)
+def cascade_routing(parts: Parts, router: Router, name: str) -> Family:
+    """Both at once, at any price."""
+    check_router(router)
+    models = parts.whole.models
+    estimates = fit_estimates(parts.fits, _fitted(router, parts.fits))
     return Family(
         "cascade_routing",
         name,
-        tuple(range(len(fits.models))),
-        cascade_routing_frontier(estimates, chooses).mixtures(),
-        _mixed(fits.models, lambda price: CascadeRouting(fits.models, estimates, price)),
+        tuple(range(len(models))),
+        len(parts.fits),
+        parts.chooses,
+        cascade_routing_frontier(estimates, parts.chooses).mixtures(),
+        _mixed(models, lambda price: CascadeRouting(models, estimates, price)),
     )
+
+
+def halves(tiers: Tiers, seed: int) -> tuple[Tiers, Tiers]:
+    """Two halves of the queries, by a hash of the query id; another seed, another split."""
+    half_N = fold_of(tiers.inputs[0].query_id, 2, seed)
+    return tiers.take(np.flatnonzero(half_N == 0)), tiers.take(np.flatnonzero(half_N == 1))
+
+
+def _alone(fit: Tiers, tier: int) -> Family:
+    """One model, nothing to choose."""
+    own = fit.select((tier,))
+    policy = Cascade(own.models, (), ())
+    return Family("alone", None, (tier,), 0, own, frontier(chain(own, ())), lambda _: policy)
 
 
 def _mixed(
     models: tuple[str, ...], at: Callable[[float], TierPolicy]
 ) -> Callable[[np.ndarray], TierPolicy]:
     """From (price, price, share) to the mixture of the two policies."""
-    return lambda setting: Mixed(models, at(float(setting[0])), at(float(setting[1])), setting[2])
+
+    def make(setting: np.ndarray) -> TierPolicy:
+        cheap, dear, share = setting.tolist()
+        return Mixed(models, at(cheap), at(dear), share)
+
+    return make
 
 
 def _fitted(router: Router, tiers: Tiers) -> tuple[Router, ...]:
@@ -161,9 +211,3 @@ def _fitted(router: Router, tiers: Tiers) -> tuple[Router, ...]:
     return tuple(
         router.fit(tiers.inputs[k], tiers.outcomes(k, k + 1)) for k in range(len(tiers.models) - 1)
     )
-
-
-def _halves(fit: Tiers) -> tuple[Tiers, Tiers]:
-    """The queries that learned parts are fitted on, and those settings are chosen on."""
-    half_N = fold_of(fit.inputs[0].query_id, 2, HALVES_SEED)
-    return fit.take(np.flatnonzero(half_N == 0)), fit.take(np.flatnonzero(half_N == 1))

@@ -14,6 +14,7 @@ import numpy as np
 from routers import metrics, thresholds
 from routers.base import Inputs, Outcomes, Router
 from routers.bootstrap import Metric, interval, replicates
+from routers.conventions import Convention, figures
 from routers.curves import Curve, Ranked, check_score, deferral_curve, oracle_score, rank
 
 SAVINGS = (0.5, 0.9, 1.0)  # shares of the quality gap at which FLOPs savings are reported
@@ -136,20 +137,40 @@ def transfer(router: Router, name: str, fit: Split | None, curve: Curve) -> dict
     return {"transfer": points[str(MAIN_RATE)], "transfer_at": points}
 
 
+def add_conventions(
+    entries: dict[str, dict[str, Any]],
+    convention: Convention,
+    curves: Mapping[str, Curve],
+    scores: Mapping[str, np.ndarray],
+    split: Split,
+) -> None:
+    """Each router's figures as reference programs count them; nothing for ``exact``."""
+    if convention == "exact":
+        return
+    unit = "flops" if split.flops else "dollars"
+    for name, values in figures(convention, curves, scores, split.outcomes, unit).items():
+        entries[name]["conventions"] = values
+
+
 def by_task(
-    fitted: Mapping[str, Router], scores: Mapping[str, np.ndarray], test: Split
+    fitted: Mapping[str, Router],
+    scores: Mapping[str, np.ndarray],
+    test: Split,
+    convention: Convention = "exact",
 ) -> dict[str, Any]:
-    """Each task swept on its own, and the plain mean over tasks."""
+    """Each task swept on its own, conventions included, and the plain mean over tasks.
+
+    The mean is of our own metrics; those of the conventions are not all defined in every task.
+    """
     tasks = {}
     for task in sorted(set(test.inputs.task.tolist())):
         rows = np.flatnonzero(test.inputs.task == task)
         part = Split(test.inputs.take(rows), test.outcomes.take(rows), test.flops)
         oracle = references(part.outcomes)["oracle"]
-        entries = {}
-        for name, router in fitted.items():
-            score = scores[name][rows]
-            curve = part.rank(router, score).curve()
-            entries[name] = describe(curve, oracle, score, part)
+        score = {name: values[rows] for name, values in scores.items()}
+        curves = {name: part.rank(r, score[name]).curve() for name, r in fitted.items()}
+        entries = {name: describe(c, oracle, score[name], part) for name, c in curves.items()}
+        add_conventions(entries, convention, curves, score, part)
         tasks[task] = {**tiers(part.outcomes), "routers": entries}
     macro = {name: _macro([t["routers"][name] for t in tasks.values()]) for name in fitted}
     return {"tasks": tasks, "macro": macro}

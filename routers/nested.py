@@ -32,6 +32,27 @@ def members(text: str, owner: str) -> list[Router]:
     return found
 
 
+def charged(text: str, owner: str, embedding_flops: int) -> str:
+    """The members' specs, the first that reads the prompt embedding charged for it per token.
+
+    One prefill makes the embedding for all of them. Unchanged where a member is charged already.
+
+    >>> charged("length+knn:k=9+logistic", "stack", 50)
+    'length+knn:k=9;embedding_flops=50+logistic'
+    """
+    specs = text.split("+")
+    flops = [getattr(router, "embedding_flops", None) for router in members(text, owner)]
+    if 0 not in flops or any(flops):
+        return text
+    place = flops.index(0)
+    name, _, fields = specs[place].partition(":")
+    kept = [
+        field for field in fields.split(";") if field and not field.startswith("embedding_flops=")
+    ]
+    specs[place] = f"{name}:{';'.join([*kept, f'embedding_flops={embedding_flops}'])}"
+    return "+".join(specs)
+
+
 def joined(parts: dict[str, mlp.Arrays]) -> mlp.Arrays:
     """Several dicts of arrays in one, keys ``part.key``; the inverse of ``part``."""
     return {f"{name}.{key}": a for name, arrays in parts.items() for key, a in arrays.items()}

@@ -11,11 +11,13 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from routers import guarantees, thresholds
 from routers.arrow import floats, pc
 from routers.base import Inputs, Outcomes, Router, Stage
 from routers.bounds import Bound
+from routers.column import PREFIX, Column
 from routers.curves import check_score, deferral_curve
 from routers.errors import InputError
 from routers.features import stable_hash
@@ -56,12 +58,16 @@ def calibrate(
     inputs, outcomes = pair(records, small, large, split)
     unit = target.unit or records.cost_unit
     if unit != records.cost_unit:
-        outcomes = _costed(records, outcomes, unit, (small, large), split)
+        outcomes = dataclasses.replace(
+            outcomes,
+            flops_small=cost_in(records, small, split, unit),
+            flops_large=cost_in(records, large, split, unit),
+        )
     fits, rest = halves(inputs, split) if router.learned else (None, np.arange(len(inputs)))
     if fits is not None:
         router = router.fit(inputs.at_stage(router.stage).take(fits), outcomes.take(fits))
     queries = _Queries.of(router, inputs.take(rest), outcomes.take(rest), unit)
-    bound = _bound(records)
+    bound = bound_of(records)
     by_task = _per_task(target, queries, bound) if per_task else {}
     if per_task:
         pooled = _or_whole(target, queries, bound, "all tasks pooled: ")
@@ -72,6 +78,7 @@ def calibrate(
     about = {
         "small": small,
         "large": large,
+        "needs_score": f"{PREFIX}:{router.name}" if isinstance(router, Column) else None,
         "fit_split": split,
         "n_fit": 0 if fits is None else len(fits),
         "n_calibration": len(rest),
@@ -225,25 +232,23 @@ def halves(inputs: Inputs, split: str) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(fits_N), np.flatnonzero(~fits_N)
 
 
-def _costed(
-    records: Records, outcomes: Outcomes, unit: str, models: tuple[str, str], split: str
-) -> Outcomes:
-    """The outcomes with costs in another unit than the records': dollars or seconds."""
-    costs = []
-    for model in models:
-        table = records.table
-        of_model = pc.and_(pc.equal(table["model"], model), pc.equal(table["split"], split))
-        cost = floats(table.filter(of_model).sort_by("query_id"), unit)
-        if cost is None:
-            raise InputError(
-                f"column '{unit}' is empty for model '{model}' in split '{split}'; fill it in, "
-                "or give a budget in another unit"
-            )
-        costs.append(cost)
-    return dataclasses.replace(outcomes, flops_small=costs[0], flops_large=costs[1])
+def cost_in(records: Records, model: str, split: str, unit: str) -> Float64[np.ndarray, " N"]:
+    """What a model's answers cost in a unit that need not be the records': dollars or seconds.
+
+    By rising query id. Raises InputError where the column is empty.
+    """
+    table = records.table
+    of_model = pc.and_(pc.equal(table["model"], model), pc.equal(table["split"], split))
+    cost = floats(table.filter(of_model).sort_by("query_id"), unit)
+    if cost is None:
+        raise InputError(
+            f"column '{unit}' is empty for model '{model}' in split '{split}'; fill it in, "
+            "or give a budget in another unit"
+        )
+    return cost
 
 
-def _bound(records: Records) -> Bound:
+def bound_of(records: Records) -> Bound:
     """Exact binomial for a metric that is 0 or 1 in every row of the log, whatever its split.
 
     It is the metric that decides, not the losses that happened to be seen in calibration.

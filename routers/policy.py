@@ -22,6 +22,7 @@ from routers.errors import InputError
 from routers.files import written
 
 FORMAT = "cascade-policy"
+TIER_FORMAT = "cascade-tier-policy"  # over K models, of routers/tier_storage.py
 SCHEMA = 2  # 1 had no task_thresholds
 
 
@@ -100,8 +101,8 @@ class Policy:
         by_task = body.get("task_thresholds", {})
         if not isinstance(by_task, dict) or not isinstance(body["about"], dict):
             raise InputError(f"{path}: not as a policy is written; make it again")
-        threshold = _number(body["threshold"], path)
-        task_thresholds = {task: _number(value, path) for task, value in by_task.items()}
+        threshold = number(body["threshold"], path)
+        task_thresholds = {task: number(value, path) for task, value in by_task.items()}
         name = body["router"]
         beside = isinstance(name, str) and Path(name).name == name
         if not (beside and name.endswith(".safetensors")):
@@ -114,15 +115,25 @@ def as_json(threshold: float) -> float | str:
     return threshold if math.isfinite(threshold) else str(threshold)
 
 
-def _body(path: Path) -> dict[str, Any]:
-    """The JSON of a policy file, with the keys that every version has."""
+def json_of(path: Path) -> dict[str, Any]:
+    """The object in a policy's JSON file; InputError in one line for a file without one."""
     if not path.is_file():
         raise InputError(f"{path}: no such policy; make one with `cascade calibrate`")
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); make it again") from None
-    if not isinstance(body, dict) or body.get("format") != FORMAT:
+    if not isinstance(body, dict):
+        raise InputError(f"{path}: not a policy; make one with `cascade calibrate`")
+    return body
+
+
+def _body(path: Path) -> dict[str, Any]:
+    """The JSON of a policy file, with the keys that every version has."""
+    body = json_of(path)
+    if body.get("format") == TIER_FORMAT:
+        raise InputError(f"{path}: a policy over several models; load it with routers.TierPolicy")
+    if body.get("format") != FORMAT:
         raise InputError(f"{path}: not a policy; make one with `cascade calibrate`")
     absent = [key for key in ("schema", "threshold", "about", "router") if key not in body]
     if absent:
@@ -134,8 +145,8 @@ def _body(path: Path) -> dict[str, Any]:
     return body
 
 
-def _number(value: Any, path: Path) -> float:
-    """A threshold as ``as_json`` writes it."""
+def number(value: Any, path: Path) -> float:
+    """A threshold as ``as_json`` writes it; InputError, beginning with the path, for others."""
     if value in ("inf", "-inf"):
         return float(value)
     if type(value) not in (int, float) or not math.isfinite(value):

@@ -1,8 +1,9 @@
 """Routers on disk: one safetensors file each, arrays plus a JSON header; never pickle.
 
-Header: ``format`` and ``schema`` (version), ``router`` (the file name in ``routers/zoo``) and
-``fields`` (hyper-parameters as JSON). A fitted field ``weights_`` that is a dict of arrays is
-stored as ``weights_.<key>``; one that is an array, under its own name.
+Header: ``format`` and ``schema`` (version), ``router`` (the file name in ``routers/zoo``, or
+``score`` for a ready-made column) and ``fields`` (hyper-parameters as JSON). A fitted field
+``weights_`` that is a dict of arrays is stored as ``weights_.<key>``; one that is an array, under
+its own name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from routers.base import Router
-from routers.build import hyper_parameters, router_class
+from routers.build import hyper_parameters, router_class, router_name
 from routers.errors import InputError
 from routers.files import written
 
@@ -27,15 +28,11 @@ SCHEMA = 1
 
 def save(router: Router, path: Path) -> None:
     """Write a router, fitted or not, whole or not at all (temporary name, then rename)."""
-    name = type(router).__module__.rpartition(".")[2]
-    if router_class(name) is not type(router):
-        raise ValueError(f"{type(router).__name__} is not the router of a file in routers/zoo")
-    fields = {field: getattr(router, field) for field in hyper_parameters(type(router))}
     header = {
         "format": FORMAT,
         "schema": str(SCHEMA),
-        "router": name,
-        "fields": json.dumps(fields),
+        "router": router_name(router),
+        "fields": json.dumps(fields_of(router)),
     }
     with written(path) as temporary:
         save_file(arrays_of(router), temporary, metadata=header)
@@ -68,16 +65,34 @@ def _router(path: Path, header: dict[str, str], arrays: dict[str, np.ndarray]) -
             f"{path}: schema {schema} is newer than {SCHEMA}, which this version reads; "
             "update the toolkit"
         )
+    return rebuilt(path, name, stored, arrays)
+
+
+def rebuilt(path: Path, name: str, fields: dict[str, Any], arrays: dict[str, np.ndarray]) -> Router:
+    """The router that ``router_name``, ``fields_of`` and ``arrays_of`` describe.
+
+    Raises InputError, beginning with the path of its file, for a name or field it does not know.
+    """
     try:
         cls = router_class(name)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    fields = stored | _fitted(arrays)
+    found = fields | _fitted(arrays)
     known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(fields) - known)
+    unknown = sorted(set(found) - known)
     if unknown:
         raise InputError(f"{path}: {name} has no field {unknown[0]!r}; fit it again")
-    return cls(**fields)
+    return cls(**found)
+
+
+def fields_of(router: Router) -> dict[str, Any]:
+    """Hyper-parameters by name, as JSON values.
+
+    >>> from routers.build import build
+    >>> fields_of(build("chow_quantile:alpha=0.1"))
+    {'alpha': 0.1}
+    """
+    return {field: getattr(router, field) for field in hyper_parameters(type(router))}
 
 
 def arrays_of(router: Router) -> dict[str, np.ndarray]:

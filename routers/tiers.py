@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float64
@@ -15,7 +16,9 @@ from jaxtyping import Float64
 from routers.base import Inputs, Outcomes
 from routers.errors import InputError, did_you_mean
 from routers.ragged import Ragged
-from routers.records import Records, pair
+
+if TYPE_CHECKING:
+    from routers.records import Records  # needs PyArrow; deciding imports this file and does not
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,6 +91,8 @@ def join(records: Records, models: Sequence[str], split: str) -> Tiers:
         InputError: fewer than two models, one twice or unknown, models not named from the
             cheapest to the dearest (mean cost over the records), or a fault ``records.pair`` finds.
     """
+    from routers.records import pair
+
     _check_models(records, models)
     first, second = models[:2]
     found = []

@@ -135,28 +135,40 @@ _BESIDE = {"auc": "audc", "s_d": "audc_normalised", "area": "aucfc"}
 
 
 def _print_conventions(summary: dict[str, Any]) -> None:
-    """One row per router and figure: by its convention, and ours on the exact curve beside it."""
+    """One row per router and figure: by its convention, and ours on the exact curve beside it.
+
+    With ``--by-task`` all queries first, then each task.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     title = "Figures as reference programs count them (docs/metrics.md)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
-    for column in ("router", "convention", "figure"):
+    tasks = summary.get("tasks")
+    for column in ("task", "router", "convention", "figure")[0 if tasks else 1 :]:
         table.add_column(column, overflow="fold")
     for column in ("by convention", "exact curve"):
         table.add_column(column, justify="right")
-    for name, row in summary["routers"].items():
-        ours = row | {f"cpt {x}": share for x, share in row["cpt"].items()}
-        for convention, values in row["conventions"].items():
-            for figure, theirs in _figures(values):
-                exact = ours.get(_BESIDE.get(figure, figure))
-                table.add_row(name, convention, figure, _shown(theirs), _shown(exact))
-        table.add_section()
+    for task, part in [("(all)", summary), *(tasks or {}).items()]:
+        for name, row in part["routers"].items():
+            for cells in _convention_rows(row):
+                table.add_row(*((task, name) if tasks else (name,)), *cells)
+            table.add_section()
     console = Console(markup=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, 160)
     console.print(table)
+
+
+def _convention_rows(row: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Convention, figure, and its value by either of one router."""
+    ours = row | {f"cpt {x}": share for x, share in row["cpt"].items()}
+    return [
+        (convention, figure, _shown(theirs), _shown(ours.get(_BESIDE.get(figure, figure))))
+        for convention, values in row["conventions"].items()
+        for figure, theirs in _figures(values)
+    ]
 
 
 def _figures(values: dict[str, Any] | None) -> list[tuple[str, float | None]]:

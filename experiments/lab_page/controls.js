@@ -39,13 +39,10 @@ function readOut(point) {
 }
 
 function command(entry, k) {
-  const [before, after] = entry.command || ["", ""];
-  byId("command").textContent = entry.command ? `${before}${k / 100}${after}` :
-    `score >= ${entry.operate.threshold[k]}`;
-  byId("deploy-note").textContent = entry.command
-    ? "Writes a policy with this threshold. For a promise about quality, replace the target: " +
-      "--max-quality-loss 0.02 --delta 0.1."
-    : "A ready-made score column: no command fits it. Send a query on when its score passes this test.";
+  const [before, after] = entry.command;
+  byId("command").textContent = `${before}${k / 100}${after}`;
+  byId("deploy-note").textContent = "Writes a policy with this threshold. For a promise about " +
+    "quality, replace the target: --max-quality-loss 0.02 --delta 0.1.";
 }
 
 function copy() {

@@ -11,7 +11,7 @@ from routers import mlp, trees
 from routers.base import Inputs, Outcomes, Router
 from routers.crossfit import cross_fit
 from routers.errors import InputError
-from routers.nested import joined, members, pack, part, unpack
+from routers.nested import charged, joined, members, pack, part, unpack
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +41,10 @@ class Stack(Router):
         members(self.members, "stack")  # raises now rather than in ``fit``
         if self.folds < 2:
             raise InputError(f"stack: folds is {self.folds}; give at least 2")
+
+    def charged(self, embedding_flops: int) -> Stack:
+        """Its members charged once per prompt token for the embedding, if any of them reads it."""
+        return dataclasses.replace(self, members=charged(self.members, "stack", embedding_flops))
 
     def fit(self, inputs: Inputs, outcomes: Outcomes) -> Stack:
         """Fit the rule on out-of-fold scores, then every member on all queries."""

@@ -176,7 +176,7 @@ def test_the_data_are_the_labs_numbers(lab, text):
 @pytest.mark.parametrize("k", [0, 33, 100])
 def test_the_command_line_writes_the_policy_the_page_shows(lab, text, tmp_path, k, capsys):
     told = {router["name"]: router for router in data_of(text)["routers"]}
-    for name in ("length", "knn:k=20"):
+    for name in ("length", "knn:k=20", "mine"):  # mine: a column
         before, after = told[name]["command"]
         words = as_the_shell_reads(f"{before}{k / 100:g}{after}")
         words[words.index("policy.json")] = str(tmp_path / "policy.json")
@@ -184,11 +184,6 @@ def test_the_command_line_writes_the_policy_the_page_shows(lab, text, tmp_path, 
         policy = Policy.load(tmp_path / "policy.json")
         assert policy.threshold == float(told[name]["operate"]["threshold"][k])
     capsys.readouterr()
-
-
-def test_a_column_has_no_command(lab, text):
-    told = {router["name"]: router for router in data_of(text)["routers"]}
-    assert told["mine"]["command"] is None
 
 
 def test_without_a_fit_split_the_command_calibrates_on_the_queries_shown(lab):

@@ -147,10 +147,10 @@ def test_the_ends_of_the_slider_say_what_they_do(found):
 
 
 def test_the_command_line_follows_the_slider(lab, found):
-    column = router(lab, "mine")
-    threshold = column.operate.threshold[30].item()
-    assert found["column"][0] == f"score >= {threshold!r}"
-    assert found["column"][1].startswith("A ready-made score column")
+    before, after = lab_text.command(lab, router(lab, "mine"))
+    assert "--router score:mine" in before
+    assert found["column"] == [f"{before}0.3{after}", found["column"][1]]
+    assert found["column"][1].startswith("Writes a policy with this threshold.")
     before, after = lab_text.command(lab, router(lab, "length"))
     assert found["command"] == f"{before}0.07{after}"
 

@@ -37,8 +37,8 @@ def test_routers_come_by_area_and_references_last(lab):
     assert areas == sorted(areas, reverse=True)
     assert [router.name for router in lab.routers][-1] == "oracle"
     assert {router.name for router in lab.deployable} == {"mine", "length", "knn:k=20", "random"}
-    assert not by_name(lab)["mine"].zoo
-    assert by_name(lab)["length"].zoo
+    assert by_name(lab)["mine"].spec == "score:mine"
+    assert by_name(lab)["length"].spec == "length"
 
 
 def test_short_curves_are_drawn_whole(lab, made):

@@ -8,6 +8,7 @@ import pytest
 
 from routers import build as building
 from routers.build import build, describe, names
+from routers.column import Column
 from routers.errors import InputError
 from routers.zoo.chow_quantile import ChowQuantile
 from routers.zoo.entropy import Entropy
@@ -29,6 +30,8 @@ def test_names_are_the_files_of_the_zoo():
         ("chow_quantile:alpha=0", ChowQuantile(alpha=0.0)),
         ("entropy:reduce=max", Entropy(reduce="max")),
         ("random:seed=-3", Random(seed=-3)),
+        ("score:confidence", Column("confidence")),
+        ("score:a:b=c,d", Column("a:b=c,d")),
     ],
 )
 def test_a_spec_builds_the_router_with_typed_fields(spec, router):
@@ -51,6 +54,8 @@ def test_several_fields():
     [
         ("chow_avrage", "did you mean 'chow_average'"),
         ("", "no router ''"),
+        ("score", "name the records column, score:<name>"),
+        ("score:", "name the records column, score:<name>"),
         ("__init__", "no router '__init__'"),
         ("../secrets", "no router"),
         ("chow_quantile:alfa=1", "did you mean 'alpha'"),

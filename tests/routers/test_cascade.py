@@ -8,10 +8,11 @@ import tiers_planted as planted
 
 from routers.base import Inputs
 from routers.build import build
-from routers.cascade import STOP, Cascade, Mixed, StaticMixture, TierPolicy, decide, judge, walk
+from routers.cascade import Cascade, Mixed, StaticMixture, decide, judge, walk
+from routers.column import Column
 from routers.curves import deferral_curve
 from routers.errors import InputError
-from routers.evaluate import Column
+from routers.tier_policy import STOP, TierPolicy
 
 SCORE = Column("s")
 
@@ -115,7 +116,7 @@ def test_the_prompt_holds_nothing_of_an_answer():
         response_embedding=np.ones((n, 2)),
         scores={"s": np.ones(n)},
     )
-    done = decide(Watch(), [inputs, inputs, inputs])
+    done = decide(Watch(("a", "b", "c")), [inputs, inputs, inputs])
     assert done.visited.tolist() == [[False, True, False]] * n
     assert done.answer.tolist() == [1] * n
     for prompt in seen:

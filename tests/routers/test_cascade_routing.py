@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiers_planted as planted
 
-from routers.cascade import STOP, decide, judge, prompt_of
+from routers.cascade import decide, judge
 from routers.cascade_routing import (
     CascadeRouting,
     Options,
@@ -16,9 +16,10 @@ from routers.cascade_routing import (
     options,
     routing_frontier,
 )
+from routers.column import Column
 from routers.estimates import fit_estimates
-from routers.evaluate import Column
 from routers.expected_max import expected_max
+from routers.tier_policy import STOP, prompt_of
 from routers.tiers import join
 
 PRICES = [0.0, 0.05, 0.2, 0.5, 1.0, 3.0, 100.0]

@@ -7,10 +7,10 @@ import pytest
 import tiers_planted as planted
 
 from routers.build import build
-from routers.cascade import prompt_of
 from routers.errors import InputError
 from routers.estimates import fit_estimates, prompt_features, subsets
 from routers.evaluate import Column
+from routers.tier_policy import prompt_of
 from routers.tiers import join
 
 UNSURE = (Column("unsure"),) * 2

@@ -9,14 +9,16 @@ import sys
 import make
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from routers import metrics, thresholds
 from routers.base import Router
 from routers.bootstrap import interval, replicates
+from routers.column import Column
 from routers.curves import deferral_curve
 from routers.errors import InputError
-from routers.evaluate import Column, evaluate, write_curves
+from routers.evaluate import evaluate, write_curves
 from routers.paired import hierarchical_difference
 from routers.records import Records, pair
 from routers.schema import normalise
@@ -211,6 +213,23 @@ def test_each_task_is_an_evaluation_of_its_rows(records, found):
         # One score per task: within a task it ranks nothing.
         flat = part["routers"]["task"]
         assert flat["audc"] == pytest.approx(flat["audc_random"], abs=1e-12)
+
+
+def test_conventions_of_a_task_are_those_of_its_rows_alone(records):
+    """Against an evaluation of a log that holds nothing else."""
+    asked = {"average": Average()}
+    options = {"bootstrap": 0, "convention": "all"}
+    whole = evaluate(records, asked, by_task=True, **options).summary
+    assert len(whole["tasks"]) > 1
+    for task, entry in whole["tasks"].items():
+        table = records.table
+        alone = Records(table.filter(pc.equal(table["task"], task)))
+        want = evaluate(alone, asked, **options).summary["routers"]["average"]["conventions"]
+        assert entry["routers"]["average"]["conventions"] == want
+        assert want != whole["routers"]["average"]["conventions"]
+    plain = evaluate(records, asked, bootstrap=0, by_task=True).summary
+    assert all("conventions" not in t["routers"]["average"] for t in plain["tasks"].values())
+    assert plain["macro"] == whole["macro"]
 
 
 def test_macro_is_the_plain_mean_over_tasks(found):

@@ -11,6 +11,7 @@ from planted import from_rows
 
 import routers
 from routers.build import build
+from routers.column import Column
 from routers.errors import InputError
 from routers.policy import Policy
 
@@ -86,6 +87,16 @@ def test_a_score_that_is_not_a_number_is_not_kept_silently():
     assert Policy(build("chow_average"), 2.0, {}).decide(certain).tolist() == [False, True]
 
 
+def test_a_ready_made_score_is_a_policy_that_says_what_it_lacks(tmp_path):
+    Policy(build("score:doubt"), 0.5, {}).save(tmp_path / "p.json")
+    policy = Policy.load(tmp_path / "p.json")
+    assert policy == Policy(Column("doubt"), 0.5, {})
+    given = dataclasses.replace(inputs(), scores={"doubt": np.array([0.4, 0.5, 0.6, -np.inf])})
+    assert policy.decide(given).tolist() == [False, True, True, False]
+    with pytest.raises(InputError, match="lack column 'score:doubt' for these queries"):
+        policy.decide(dataclasses.replace(inputs(), scores={"trust": np.ones(4)}))
+
+
 def test_an_empty_batch():
     assert Policy(build("length"), 5.0, {}, {"a": 1.0}).decide(
         inputs().take(np.arange(0))
@@ -112,7 +123,8 @@ def test_deciding_needs_numpy_alone(tmp_path):
 
 
 def test_the_package_names_only_what_it_has():
-    assert routers.__all__ == ["Policy"]
+    assert routers.__all__ == ["Policy", "TierPolicy"]
+    assert routers.TierPolicy.__module__ == "routers.tier_policy"
     with pytest.raises(AttributeError, match="no attribute 'Polcy'"):
         _ = routers.Polcy
 
@@ -147,6 +159,7 @@ def but(**changes):
         ("[]", "not a policy"),
         ('{"format": "else"}', "not a policy"),
         ('{"format": "cascade-policy", "schema": 1}', "no 'threshold'"),
+        ('{"format": "cascade-tier-policy"}', "over several models; load it with routers.TierPol"),
         (but(schema=9), "schema 9 is newer"),
         (but(schema="2"), "schema '2' is not a version"),
         (but(schema=True), "schema True is not a version"),

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from routers.build import build
+from routers.column import Column
 from routers.errors import InputError
 from routers.storage import load, save
 from routers.zoo.chow_quantile import ChowQuantile
@@ -26,6 +27,13 @@ def test_an_unfitted_router_keeps_its_fields(tmp_path):
     assert not loaded.fitted
     assert (loaded.learner, loaded.seed) == ("mlp", 7)
     assert [p.name for p in path.parent.iterdir()] == ["r.safetensors"]
+
+
+def test_a_ready_made_score_is_saved_by_its_name(tmp_path):
+    save(Column("trust: é,a=b"), tmp_path / "r")
+    assert load(tmp_path / "r") == Column("trust: é,a=b")
+    with safe_open(tmp_path / "r", framework="numpy") as file:
+        assert file.metadata()["router"] == "score"
 
 
 def test_a_fitted_router_keeps_every_bit_of_its_arrays(tmp_path):

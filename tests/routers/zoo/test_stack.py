@@ -34,6 +34,35 @@ def test_every_member_is_charged():
     np.testing.assert_array_equal(router.flops_per_query(inputs), want)
 
 
+def test_the_prompt_embedding_is_charged_once_for_all_members():
+    """By hand: the members' arithmetic, the trees', and one prefill."""
+    inputs, outcomes = planted(60)
+    stack = Stack(members="length+knn:k=9+prompt").charged(50)
+    assert stack.members == "length+knn:k=9;embedding_flops=50+prompt"
+    router = stack.fit(inputs, outcomes)
+    knn, linear, length = 2 * 60 * 16, 2 * 16, 0
+    want = length + knn + linear + 50.0 * inputs.prompt_tokens
+    want = want + trees.flops(part(router.weights_, "rule"))
+    np.testing.assert_array_equal(router.flops_per_query(inputs), want)
+    np.testing.assert_array_equal(
+        router.score(inputs),
+        Stack(members="length+knn:k=9+prompt").fit(inputs, outcomes).score(inputs),
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "want"),
+    [
+        ("length+margin", "length+margin"),
+        ("prompt", "prompt:embedding_flops=7"),
+        ("knn:embedding_flops=0;k=3", "knn:k=3;embedding_flops=7"),
+        ("knn+prompt:embedding_flops=5", "knn+prompt:embedding_flops=5"),
+    ],
+)
+def test_who_is_charged_for_the_embedding(members, want):
+    assert Stack(members=members).charged(7).members == want
+
+
 def test_a_member_that_knows_the_fit_rows_by_heart_is_not_believed(monkeypatch):
     """Outcomes are noise. In-fold scores of one neighbour would look perfect to the rule."""
     inputs, outcomes = planted(1000)
