@@ -204,7 +204,8 @@ class Tokenizer:
 
     def _encode_marked(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of what a chat template writes."""
-        return chat.encode(texts, self.encode_batch, self._unguarded, self._specials)
+        forgeable = {name: i for name, i in self._specials.items() if i != self.unk}
+        return chat.encode(texts, self.encode_batch, self._unguarded, forgeable)
 
     def _anchor_ids(self, anchor: str) -> list[int]:
         """Ids of what stands for a prompt."""

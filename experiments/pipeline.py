@@ -14,7 +14,18 @@ from pathlib import Path
 import jax
 import pyarrow as pa
 
-from cat import lora, masks, mesh, quality, score, tasks, teacher, tokenizers, train
+from cat import (
+    lora,
+    masks,
+    mesh,
+    quality,
+    score,
+    tasks,
+    teacher,
+    tokenizer_files,
+    tokenizers,
+    train,
+)
 from cat.checkpoints import load_params, load_trained
 from cat.config import Config, LoraConfig, ModelConfig, OptimizerConfig, arm, fingerprint
 from cat.data import Rows, tokenize
@@ -327,11 +338,12 @@ class Pipeline:
         tokenizer = next((t.checkpoint for t in (self.small, self.large) if t.checkpoint), "")
         if tier.checkpoint:
             huggingface.save(model, folder, like=Path(tier.checkpoint), dtype=dtype)
-        elif tokenizer:
-            huggingface.save(model, folder, beside=huggingface.texts(Path(tokenizer)), dtype=dtype)
+            return
+        if tokenizer:
+            files = huggingface.beside(Path(tokenizer))
         else:
-            trained = tokenizers.load(self.run.folder / "tokenizer.json")
-            huggingface.save(model, folder, beside=trained.checkpoint_files(), dtype=dtype)
+            files = tokenizer_files.files(tokenizers.load(self.run.folder / "tokenizer.json"))
+        huggingface.save(model, folder, files=files, dtype=dtype)
 
     def all(self) -> Path:
         """Every stage, in order; returns the path of the report."""

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
+from safetensors import SafetensorError
 
 from cat.mesh import param_spec
 from cat.models import families, tensors
@@ -41,6 +41,9 @@ BESIDE = (
     "merges.txt",
 )
 """Files that travel with a checkpoint unchanged."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What tensors can be stored in."""
 
 Named = dict[str, tuple[str, tuple[int, ...]]]
 """Our parameter names, each with the checkpoint's name and our shape."""
@@ -78,8 +81,8 @@ def read_config(folder: Path) -> ModelConfig:
 def load(folder: Path, *, dtype: str = "float32") -> Decoder:
     """The checkpoint as a decoder on the current mesh, read tensor by tensor.
 
-    Each parameter goes to its devices before the next is read, so that the host never holds
-    two models.
+    Each parameter goes to its devices before the next is read. On a CPU the arrays that are
+    read become the parameters themselves, so that the host never holds two models.
 
     Args:
         folder: ``config.json`` and safetensors, whole or in shards, of any float type.
@@ -90,68 +93,85 @@ def load(folder: Path, *, dtype: str = "float32") -> Decoder:
     """
     values = read_json(folder)
     config = families.read(values, str(folder / CONFIG))
-    shapes = _abstract(config)
+    graph, shapes = nnx.split(_skeleton(dataclasses.replace(config, dtype=dtype)))
     named = _names(values, shapes)
-    listing = _with_tied(tensors.listing(folder), config)
-    _compare(folder, named, listing, tied=config.tied_embeddings)
+    listing = tensors.listing(folder)
+    if config.tied_embeddings:
+        listing = _with_tied(folder, listing)
+    _compare(folder, named, listing)
     mesh = jax.sharding.get_mesh()
 
     def put(path: tuple[Any, ...], leaf: Any) -> jax.Array:
-        theirs, shape = named[_dotted(path)]
-        value = _ours(_dotted(path), tensors.read(listing[theirs]), shape)
+        ours = _dotted(path)
+        theirs, shape = named[ours]
+        value = tensors.read(listing[theirs], dtype, transpose=ours.endswith(".kernel"))
         sharding = NamedSharding(mesh, param_spec(path, shape))
-        placed = jax.device_put(value.astype(jnp.dtype(dtype), copy=False), sharding)
+        placed = jax.device_put(value.reshape(shape), sharding)
         return jax.block_until_ready(placed)  # or copies of many tensors wait on the host
 
-    params = jax.tree_util.tree_map_with_path(put, shapes)
-    graph = nnx.graphdef(_skeleton(_typed(config, dtype)))
-    return nnx.merge(graph, params)
+    return nnx.merge(graph, jax.tree_util.tree_map_with_path(put, shapes))
 
 
-def save(model: Decoder, folder: Path, *, like: Path | None = None, dtype: str = "") -> None:
+def beside(folder: Path) -> dict[str, bytes]:
+    """The files of a checkpoint that go along unchanged: tokenizer, template, generation."""
+    found = [folder / name for name in BESIDE]
+    return {path.name: path.read_bytes() for path in found if path.is_file()}
+
+
+def save(
+    model: Decoder,
+    folder: Path,
+    *,
+    like: Path | None = None,
+    files: Mapping[str, bytes] | None = None,
+    dtype: str = "",
+) -> None:
     """Write the model as a checkpoint folder, whole or not at all.
 
     Args:
         model: the decoder.
         folder: where to; must not exist, or be empty.
-        like: the checkpoint it came from: its ``config.json``, tokenizer and generation files
-            go along. Without one the model is written as a Llama, and without a tokenizer.
+        like: the checkpoint it came from: its ``config.json`` and what is ``beside`` it go
+            along. Without one the model is written as a Llama.
+        files: names and contents to write beside the weights instead of those of ``like``.
         dtype: of the stored tensors; none named = as ``like`` says, else float32.
 
     Raises:
-        InputError: the folder is taken, the disk is full, or the model does not fit ``like``.
+        InputError: the folder is taken, the disk is full, the model does not fit ``like``, or its
+            numbers do not fit the type.
     """
-    values = llama.write(model.config) if like is None else read_json(like)
-    if like is not None and families.read(values, str(like / CONFIG)) != _typed(model.config):
-        raise InputError(f"{like}: config.json describes another model than the one to export")
+    config = dataclasses.replace(model.config, dtype="float32", attention="auto")
+    values = llama.write(config) if like is None else read_json(like)
+    if like is not None and families.read(values, str(like / CONFIG)) != config:
+        raise InputError(f"{like}: {CONFIG} describes another model than the one to export")
     dtype = dtype or str(values.get("dtype", values.get("torch_dtype", "float32")))
+    if dtype not in DTYPES:
+        raise InputError(f"{folder}: cannot store '{dtype}'; choose one of {', '.join(DTYPES)}")
     values = {**values, "dtype": dtype, "torch_dtype": dtype}
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: exists and is not empty; export to a new folder")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{folder}: exists and is not an empty folder; export to a new one")
+    files = files or ({} if like is None else beside(like))
+    partial = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
-        _write(partial, values, model, dtype, like)
+        _write(partial, values, model, dtype, files)
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise InputError(f"{folder}: no space left on the disk; nothing was exported") from None
+    except (OSError, SafetensorError) as error:  # a full disk is the one or the other
+        raise InputError(f"{folder}: nothing was exported: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(
-    folder: Path, values: dict[str, Any], model: Decoder, dtype: str, like: Path | None
+    folder: Path, values: dict[str, Any], model: Decoder, dtype: str, files: Mapping[str, bytes]
 ) -> None:
     """All files of a checkpoint."""
     (folder / CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
     tensors.write(folder, _tensors(values, model, dtype))
-    for name in BESIDE:
-        if like is not None and (like / name).is_file():
-            shutil.copyfile(like / name, folder / name)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
 
 
 def _tensors(
@@ -162,23 +182,26 @@ def _tensors(
     named = _names(values, params)
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         ours = _dotted(path)
-        value = np.asarray(leaf).astype(jnp.dtype(dtype), copy=False)
-        yield named[ours][0], _theirs(ours, value)
+        theirs = named[ours][0]
+        yield theirs, _theirs(ours, _converted(np.asarray(leaf), dtype, theirs))
 
 
-def _skeleton(config: ModelConfig) -> Any:
+def _converted(value: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    """The numbers in another type.
+
+    Raises:
+        InputError: float16 cannot hold one of them.
+    """
+    with np.errstate(over="ignore"):
+        stored = value.astype(jnp.dtype(dtype), copy=False)
+    if dtype == "float16" and not np.array_equal(np.isfinite(stored), np.isfinite(value)):
+        raise InputError(f"{name}: a number is too large for float16; export as bfloat16")
+    return stored
+
+
+def _skeleton(config: ModelConfig) -> Decoder:
     """The decoder with shapes for arrays."""
     return nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
-
-
-def _abstract(config: ModelConfig) -> Any:
-    """Its parameters' shapes."""
-    return nnx.state(_skeleton(config), nnx.Param)
-
-
-def _typed(config: ModelConfig, dtype: Any = "float32") -> ModelConfig:
-    """The configuration with that type of products."""
-    return dataclasses.replace(config, dtype=dtype)
 
 
 def _dotted(path: tuple[Any, ...]) -> str:
@@ -206,32 +229,36 @@ def _their_shape(ours: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (int(np.prod(shape)) // int(np.prod(inputs)), int(np.prod(inputs)))
 
 
-def _ours(ours: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A stored tensor in our layout."""
-    return (value.T if ours.endswith(".kernel") else value).reshape(shape)
-
-
 def _theirs(ours: str, value: np.ndarray) -> np.ndarray:
     """Our array in the stored layout."""
     shape = _their_shape(ours, value.shape)
     return value.reshape(shape[::-1]).T if ours.endswith(".kernel") else value.reshape(shape)
 
 
-def _with_tied(
-    listing: dict[str, tensors.Stored], config: ModelConfig
-) -> dict[str, tensors.Stored]:
-    """A tied embedding may be stored under the unembedding's name alone."""
+def _with_tied(folder: Path, listing: dict[str, tensors.Stored]) -> dict[str, tensors.Stored]:
+    """The tensors of a tied model: its one table may be stored twice, or by the other name.
+
+    Raises:
+        InputError: stored twice with different numbers, so the model is not tied.
+    """
     embed, head = llama.NAMES["embed.embedding"], llama.NAMES["head.kernel"]
-    if config.tied_embeddings and embed not in listing and head in listing:
-        return {**listing, embed: listing[head]}
-    return listing
+    if head not in listing:
+        return listing
+    rest = {name: stored for name, stored in listing.items() if name != head}
+    first, second = listing.get(embed, listing[head]), listing[head]
+    alike = (first.shape, first.dtype) == (second.shape, second.dtype)
+    if not (alike and tensors.equal(first, second)):
+        raise InputError(
+            f"{folder}: {head} differs from {embed}, though {CONFIG} ties them; "
+            "set tie_word_embeddings to false there"
+        )
+    return {embed: second, **rest}
 
 
-def _compare(folder: Path, named: Named, listing: dict[str, tensors.Stored], *, tied: bool) -> None:
+def _compare(folder: Path, named: Named, listing: dict[str, tensors.Stored]) -> None:
     """Raise InputError with every tensor that is missing, extra, misshapen or not of floats."""
     wanted = {theirs: _their_shape(ours, shape) for ours, (theirs, shape) in named.items()}
-    copies = {llama.NAMES["head.kernel"]} if tied else set()  # some files repeat a tied embedding
-    extra = {n for n in listing.keys() - wanted.keys() - copies if not n.endswith(".inv_freq")}
+    extra = {n for n in listing.keys() - wanted.keys() if not n.endswith(".inv_freq")}
     both = sorted(wanted.keys() & listing.keys())
     odd = [n for n in both if listing[n].dtype not in tensors.FLOATS]
     wrong = [n for n in both if listing[n].shape != wanted[n]]

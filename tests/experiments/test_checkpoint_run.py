@@ -72,7 +72,7 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
     small = checkpoint(folder / "small", 0)
     large = checkpoint(folder / "large", 1, layers=2)
-    extra = ["--lora.rank", 2, "--large-int8", "True"]
+    extra = ["--lora.rank", 2, "--large-int8"]
     code, _, error = cascade("run", *arguments(folder, small, large), *extra)
     assert (code, error.count("error")) == (0, 0), error
     return folder
@@ -140,7 +140,10 @@ def test_a_model_trained_here_from_nothing_is_exported_with_the_tokenizer(run_co
     assert code == 0, error
     run = pipeline(run_copy)
     words = tokenizers.from_checkpoint(out)
-    assert words.vocab_size == run.tokenizer.vocab_size
+    text = "copy abc"
+    assert words.frame([text]) == run.tokenizer.frame([text])
+    assert words.close([text], ["abc"]) == run.tokenizer.close([text], ["abc"])
+    assert words.eos == run.tokenizer.eos
     with on_mesh():
         exported = leaves(huggingface.load(out))
         arm = leaves(run.load("arms/xent/seed1", run.small))
