@@ -36,15 +36,35 @@ def round_up(length: int, multiple: int = 8) -> int:
     return -(-length // multiple) * multiple
 
 
-def in_batches(
-    run: Callable[[np.ndarray], Any], lengths: list[int], batch_size: int, progress: Progress | None
-) -> Any:
-    """``run`` on batches of like length; the rows of its results back in the given order."""
+def by_bucket(lengths: Sequence[int], rows: int) -> list[tuple[int, list[int]]]:
+    """(width, indices) of at most ``rows`` sequences each, shortest first.
+
+    A width is a power of two, at least 8, and its sequences have more than half of it.
+
+    >>> by_bucket([9, 3, 16, 8, 5], rows=2)
+    [(8, [1, 4]), (8, [3]), (16, [0, 2])]
+    """
+    buckets: dict[int, list[int]] = {}
+    for i in np.argsort(lengths, kind="stable").tolist():
+        buckets.setdefault(max(8, 1 << (lengths[i] - 1).bit_length()), []).append(i)
+    groups = {width: range(0, len(found), rows) for width, found in buckets.items()}
+    return [(w, buckets[w][at : at + rows]) for w, starts in groups.items() for at in starts]
+
+
+def check_prompts(lengths: Sequence[int], batch_size: int) -> None:
+    """Raise InputError for no prompts, an empty one, or no rows to put them in."""
     if not lengths or min(lengths) < 1 or batch_size < 1:
         raise InputError(
             f"{len(lengths)} prompts, shortest {min(lengths, default=0)} tokens, batch size "
             f"{batch_size}; give at least one of each, begin-of-sequence included"
         )
+
+
+def in_batches(
+    run: Callable[[np.ndarray], Any], lengths: list[int], batch_size: int, progress: Progress | None
+) -> Any:
+    """``run`` on batches of like length; the rows of its results back in the given order."""
+    check_prompts(lengths, batch_size)
     order = np.argsort(lengths, kind="stable")
     parts = []
     for start in range(0, len(order), batch_size):

@@ -1,7 +1,8 @@
-"""Greedy generation with a key-value cache, and teacher-forced statistics of given responses.
+"""Generation with a key-value cache, and teacher-forced statistics of given responses.
 
 Both read right-padded prompts and give [B, N] statistics of response tokens: natural logs
-(nats), from the untruncated float32 distribution at temperature 1, end-of-sequence included.
+(nats), from the untruncated float32 distribution at temperature 1, end-of-sequence included,
+however the tokens were chosen.
 
 Letters: B batch, T prompt tokens, N response tokens, V vocabulary, K largest, D width.
 """
@@ -9,20 +10,23 @@ Letters: B batch, T prompt tokens, N response tokens, V vocabulary, K largest, D
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from cat.batching import Progress, in_batches, pad, round_up
-from cat.mesh import on_rows, row_zeros, shard_batch
+from cat.mesh import on_rows, row_count, row_zeros, shard_batch
 from cat.models.cache import Cache, append, empty_cache
 from cat.models.decoder import Decoder
+from cat.padded import Ends, check_sizes, ends, last_and_mean, places, repeat
+from cat.sampling import GREEDY, Sampling, check_draws, draw, row_keys
 from cat.statistics import Statistics, statistics, where
+from cat.verify import numbered
 from routers.errors import InputError
 
 
@@ -58,39 +62,61 @@ class _State(NamedTuple):
     out: Generation  # response_embedding still a sum
 
 
-@functools.partial(jax.jit, static_argnames=("max_new", "eos_id", "topk"))
+@functools.partial(jax.jit, static_argnames=("max_new", "eos_id", "topk", "sampling", "samples"))
 def generate(
     model: Decoder,
     prompt_tokens: Int[Array, "B T"],
     prompt_lengths: Int[Array, " B"],
+    queries: Int[Array, " B"] | None = None,
+    key: Key[Array, ""] | None = None,
     *,
     max_new: int,
-    eos_id: int,
+    eos_id: Ends,
     topk: int,
+    sampling: Sampling = GREEDY,
+    samples: int = 1,
 ) -> Generation:
-    """Greedy responses to B prompts: one prefill, then a loop until every row has ended.
+    """Responses to B prompts: one prefill, then a loop until every row has ended.
 
     Each row stops after ``eos_id``, which belongs to its response, or at ``max_new`` tokens.
-    Ties go to the lowest id. N tokens cost N - 1 steps after the prefill.
+    Ties go to the lowest id. N tokens cost N - 1 steps after the prefill. Draws depend on
+    ``key``, the row's number in ``queries`` and which sample it is, not on the rows beside it.
 
     Args:
         model: the decoder.
         prompt_tokens: right-padded ids; B divides over the mesh (data x fsdp).
         prompt_lengths: tokens of each prompt; 0 marks a filler row, which generates nothing.
+        queries: a number for each prompt; None = 0 .. B - 1.
+        key: a typed key, ``jax.random.key(seed)``; not needed for greedy.
         max_new: N, the most tokens a response may have, at least 1.
-        eos_id: the id that ends a response.
+        eos_id: the id, or every id, that ends a response.
         topk: K of the statistics, at most the vocabulary's size.
+        sampling: how tokens are chosen; the statistics are never truncated.
+        samples: k per prompt, which is read once; prompt i has rows i k .. i k + k - 1.
+
+    Raises:
+        InputError: sizes that do not fit, or sampling without a key.
     """
-    _check(model, max_new, topk)
+    check_sizes(model, max_new, topk)
+    check_draws(sampling, key, samples)
     tokens, lengths = on_rows(prompt_tokens), on_rows(prompt_lengths)
     B, T = tokens.shape
     cache = empty_cache(model.config, B, T + max_new - 1)
-    hidden, cache = model.hidden(tokens, *_places(tokens, lengths), cache)
-    hidden_BD, prompt_BD = _last_and_mean(hidden, lengths)
+    hidden, cache = model.hidden(tokens, *places(tokens, lengths), cache)
+    hidden_BD, prompt_BD = last_and_mean(hidden, lengths)
+    numbers = on_rows(jnp.arange(B) if queries is None else queries)
+    rows = lengths, hidden_BD, prompt_BD, cache, numbers
+    lengths, hidden_BD, prompt_BD, cache, numbers = repeat(rows, samples)
+    copy = on_rows(jnp.arange(B * samples) % samples)
+    keys = None if key is None else row_keys(key, numbers, copy)
+
+    def choose(logits: Array, step: Array) -> Array:
+        return draw(None if keys is None else numbered(keys, step), logits, sampling)
+
     active = lengths > 0
-    out = _nothing(B, max_new, topk, prompt_BD)
-    out, last = _emit(model, out, hidden_BD, active, jnp.int32(0), topk)
-    first = _State(jnp.int32(1), last, active & (last != eos_id), cache, out)
+    out = _nothing(B * samples, max_new, topk, prompt_BD)
+    out, last = _emit(model, out, hidden_BD, active, jnp.int32(0), choose)
+    first = _State(jnp.int32(1), last, active & ~ends(last, eos_id), cache, out)
 
     def proceed(s: _State) -> Bool[Array, ""]:
         return (s.step < max_new) & jnp.any(s.active)
@@ -99,8 +125,8 @@ def generate(
         positions = (lengths + s.step - 1)[:, None]
         segments = s.active.astype(jnp.int32)[:, None]
         hidden, cache = model.hidden(s.last[:, None], positions, segments, s.cache)
-        out, last = _emit(model, s.out, hidden[:, 0], s.active, s.step, topk)
-        return _State(s.step + 1, last, s.active & (last != eos_id), cache, out)
+        out, last = _emit(model, s.out, hidden[:, 0], s.active, s.step, choose)
+        return _State(s.step + 1, last, s.active & ~ends(last, eos_id), cache, out)
 
     out = lax.while_loop(proceed, advance, first).out
     count = jnp.maximum(out.lengths, 1).astype(jnp.float32)[:, None]
@@ -130,47 +156,22 @@ def forced(
         response_lengths: tokens of each response.
         topk: K of the statistics, at most the vocabulary's size.
     """
-    _check(model, response_tokens.shape[1], topk)
+    check_sizes(model, response_tokens.shape[1], topk)
     tokens, lengths = on_rows(prompt_tokens), on_rows(prompt_lengths)
     response, counts = on_rows(response_tokens), on_rows(response_lengths)
-    positions, segments = _places(tokens, lengths)
-    steps, real = _places(response, counts)
+    positions, segments = places(tokens, lengths)
+    steps, real = places(response, counts)
     # pads between prompt and response are invisible, and positions carry on from the prompt
     hidden = model.hidden(
         jnp.concatenate([tokens, response[:, :-1]], axis=1),
         jnp.concatenate([positions, (lengths[:, None] + steps)[:, :-1]], axis=1),
         jnp.concatenate([segments, real[:, :-1]], axis=1),
     ).hidden
-    last_BD, _ = _last_and_mean(hidden[:, : tokens.shape[1]], lengths)
+    last_BD, _ = last_and_mean(hidden[:, : tokens.shape[1]], lengths)
     predicts_BND = jnp.concatenate([last_BD[:, None], hidden[:, tokens.shape[1] :]], axis=1)
     logits = model.unembed(predicts_BND)
     hit = (jnp.argmax(logits, axis=-1) == response) & (real > 0)
     return Forced(hit, where(real > 0, statistics(logits, response, topk)))
-
-
-def _check(model: Decoder, response_tokens: int, topk: int) -> None:
-    """Sizes that the compiled functions cannot run with."""
-    if response_tokens < 1:
-        raise InputError(f"max response tokens is {response_tokens}; use at least 1")
-    if not 1 <= topk <= model.config.vocab_size:
-        raise InputError(
-            f"topk={topk} is not between 1 and the vocabulary's {model.config.vocab_size} tokens; "
-            "choose a smaller evaluation.topk"
-        )
-
-
-def _places(tokens: Array, lengths: Array) -> tuple[Array, Array]:
-    """Positions and segments of right-padded rows."""
-    positions = jnp.arange(tokens.shape[1])[None, :] + jnp.zeros_like(tokens)
-    return positions, (positions < lengths[:, None]).astype(jnp.int32)
-
-
-def _last_and_mean(hidden_BTD: Array, lengths: Array) -> tuple[Array, Array]:
-    """Hidden state of each row's last token, and the mean over its tokens; [B, D] both."""
-    place = jnp.arange(hidden_BTD.shape[1])[None, :] - lengths[:, None]
-    last_BD = jnp.sum(jnp.where((place == -1)[:, :, None], hidden_BTD, 0.0), axis=1)
-    total_BD = jnp.sum(jnp.where((place < 0)[:, :, None], hidden_BTD, 0.0), axis=1)
-    return last_BD, total_BD / jnp.maximum(lengths, 1).astype(hidden_BTD.dtype)[:, None]
 
 
 def _nothing(B: int, N: int, topk: int, prompt_BD: Array) -> Generation:
@@ -186,17 +187,22 @@ def _nothing(B: int, N: int, topk: int, prompt_BD: Array) -> Generation:
 
 
 def _emit(
-    model: Decoder, out: Generation, hidden_BD: Array, active: Array, step: Array, topk: int
+    model: Decoder,
+    out: Generation,
+    hidden_BD: Array,
+    active: Array,
+    step: Array,
+    choose: Callable[[Array, Array], Array],
 ) -> tuple[Generation, Array]:
-    """Write the token these hidden states predict into column ``step`` of active rows."""
+    """Write the token chosen from these hidden states into column ``step`` of active rows."""
     logits = model.unembed(hidden_BD)
-    token = jnp.where(active, jnp.argmax(logits, axis=-1).astype(jnp.int32), 0)
-    column = where(active, statistics(logits, token, topk))
+    token = jnp.where(active, choose(logits, step), 0)
+    column = where(active, statistics(logits, token, out.statistics.topk_logprob.shape[-1]))
 
     def write(old: Array, new: Array) -> Array:
         return append(old, new[:, None], step)
 
-    total = out.response_embedding + jnp.where(active[:, None], hidden_BD, 0.0)
+    total = out.response_embedding + jnp.where(active[:, None], hidden_BD.astype(jnp.float32), 0.0)
     out = Generation(
         write(out.tokens, token),
         out.lengths + active.astype(jnp.int32),
@@ -212,35 +218,60 @@ def generate_all(
     prompts: Sequence[Sequence[int]],
     *,
     max_new: int,
-    eos_id: int,
+    eos_id: Ends,
     topk: int,
     batch_size: int,
     progress: Progress | None = None,
+    sampling: Sampling = GREEDY,
+    key: Key[Array, ""] | None = None,
+    samples: int = 1,
 ) -> Generation:
     """``generate`` for any number of prompts, as NumPy arrays in their order.
 
     Prompts of like length share a batch, padded to a multiple of 8 tokens (one compilation
     per width); filler rows complete the last batch. Results do not depend on ``batch_size``
-    beyond rounding.
+    beyond rounding. Where responses differ much in length, ``cat.continuous`` is faster.
 
     Args:
         model: the decoder.
         prompts: token ids, each at least one, begin-of-sequence and separator included.
         max_new: the most tokens a response may have.
-        eos_id: the id that ends a response.
+        eos_id: the id, or every id, that ends a response.
         topk: K of the statistics.
-        batch_size: rows at a time, a multiple of the mesh's data x fsdp.
+        batch_size: rows at a time, a multiple of the mesh's data x fsdp; a prompt takes
+            ``samples`` of them.
         progress: called with (prompts done, prompts in all) after each batch.
+        sampling, key, samples: as in ``generate``; prompt i is query i.
 
     Raises:
         InputError: no prompts, an empty one, or sizes that do not fit.
     """
+    at_a_time = prompts_at_a_time(batch_size, samples)
 
     def run(rows: np.ndarray) -> Generation:
-        batch = shard_batch(pad([prompts[i] for i in rows], batch_size))
-        return generate(model, *batch, max_new=max_new, eos_id=eos_id, topk=topk)
+        queries = np.zeros(at_a_time, np.int32)
+        queries[: len(rows)] = rows
+        batch = shard_batch((*pad([prompts[i] for i in rows], at_a_time), queries))
+        sizes: dict[str, Any] = dict(max_new=max_new, eos_id=eos_id, topk=topk)
+        out = generate(model, *batch, key, **sizes, sampling=sampling, samples=samples)
+        # [B k, ...] as [B, k, ...]
+        return jax.tree.map(lambda a: a.reshape(-1, samples, *a.shape[1:]), jax.device_get(out))
 
-    return in_batches(run, [len(p) for p in prompts], batch_size, progress)
+    out = in_batches(run, [len(p) for p in prompts], at_a_time, progress)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
+
+
+def prompts_at_a_time(batch_size: int, samples: int) -> int:
+    """How many prompts with that many rows each fit into a batch and divide over the mesh."""
+    if samples <= 1:
+        return batch_size
+    at_a_time = batch_size // samples // row_count() * row_count()
+    if at_a_time < 1:
+        raise InputError(
+            f"batch size {batch_size} has no room for {samples} samples on each of "
+            f"{row_count()} devices; use at least {samples * row_count()}"
+        )
+    return at_a_time
 
 
 def forced_all(

@@ -36,7 +36,8 @@ def adapt(model: Decoder, config: LoraConfig, seed: int) -> Decoder:
 
 def split(model: Decoder) -> tuple[Any, Any, Any]:
     """(graph, adapters, everything else), for ``nnx.merge`` in this order."""
-    return nnx.split(model, nnx.LoRAParam, ...)
+    graph, adapters, rest = nnx.split(model, nnx.LoRAParam, ...)
+    return graph, adapters, rest
 
 
 def merged(model: Decoder, adapters: Any, config: LoraConfig) -> Decoder:

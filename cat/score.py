@@ -67,7 +67,7 @@ def score(
         model,
         prompts,
         max_new=max_response_tokens,
-        eos_id=tokenizer.eos,
+        eos_id=tokenizer.ends,
         progress=progress,
         **sizes,
     )

@@ -83,8 +83,8 @@ class Attention(nnx.Module):
         self.out = nnx.Einsum("BTHC,HCD->BTD", (H, C, D), kernel_init=init, dtype=dtype, rngs=rngs)
         if config.qk_norm != "none":
             whole = config.qk_norm == "projection"
-            self.query_norm = RMSNorm(H * C if whole else C, config)
-            self.key_norm = RMSNorm(K * C if whole else C, config)
+            self.query_norm = RMSNorm(H * C if whole else C, config, rngs=rngs)
+            self.key_norm = RMSNorm(K * C if whole else C, config, rngs=rngs)
 
     def __call__(
         self,

@@ -62,13 +62,19 @@ class Layer(nnx.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x)); or norms after, or both."""
 
     def __init__(self, config: ModelConfig, layer: int, *, rngs: nnx.Rngs):
-        D, self.norms = config.width, config.norms
-        self.attention = Attention(config, layer, rngs=rngs)
-        self.ffn = FeedForward(config, rngs=rngs)
+        self.norms = config.norms
+
+        def norm() -> RMSNorm:
+            return RMSNorm(config.width, config, rngs=rngs)
+
         if self.norms != "after":
-            self.attention_norm, self.ffn_norm = RMSNorm(D, config), RMSNorm(D, config)
+            self.attention_norm = norm()
+        self.attention = Attention(config, layer, rngs=rngs)
+        if self.norms != "after":
+            self.ffn_norm = norm()
+        self.ffn = FeedForward(config, rngs=rngs)
         if self.norms != "before":
-            self.attention_post_norm, self.ffn_post_norm = RMSNorm(D, config), RMSNorm(D, config)
+            self.attention_post_norm, self.ffn_post_norm = norm(), norm()
 
     def __call__(
         self,
@@ -117,7 +123,7 @@ class Decoder(nnx.Module):
         V, D, dtype = config.vocab_size, config.width, jnp.dtype(config.dtype)
         self.embed = nnx.Embed(V, D, dtype=dtype, embedding_init=init, rngs=rngs)
         self.layers = nnx.List([Layer(config, i, rngs=rngs) for i in range(config.layers)])
-        self.norm = RMSNorm(D, config)
+        self.norm = RMSNorm(D, config, rngs=rngs)
         if not config.tied_embeddings:
             wide = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
             self.head = nnx.Linear(D, V, use_bias=False, dtype=dtype, kernel_init=wide, rngs=rngs)

@@ -19,16 +19,17 @@ class RMSNorm(nnx.Module):
 
     Source: RMSNorm (1910.07467), eq. 4.
 
-    >>> norm = RMSNorm(2, ModelConfig(norm_eps=0.0))
+    >>> norm = RMSNorm(2, ModelConfig(norm_eps=0.0), rngs=nnx.Rngs(0))
     >>> norm(jnp.array([[3.0, -4.0]])).tolist()
     [[0.8485281467437744, -1.1313709020614624]]
     """
 
-    def __init__(self, size: int, config: ModelConfig):
+    def __init__(self, size: int, config: ModelConfig, *, rngs: nnx.Rngs):
         self.eps = config.norm_eps
         self.plus_one = config.norm_plus_one
-        start = jnp.zeros if self.plus_one else jnp.ones
-        self.scale = nnx.Param(start((size,), jnp.float32))
+        ones, zeros = nnx.initializers.ones_init(), nnx.initializers.zeros_init()
+        start = zeros if self.plus_one else ones
+        self.scale = nnx.Param(start(rngs.params(), (size,), jnp.float32))
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """The same shape and dtype."""

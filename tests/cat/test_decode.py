@@ -1,5 +1,7 @@
 """Generation against recomputing every prefix, and a model rigged to stop on time."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,9 @@ from flax import nnx
 from cat import mesh as meshes
 from cat.config import ModelConfig
 from cat.decode import forced_all, generate, generate_all
+from cat.models.cache import empty_cache
 from cat.models.decoder import Decoder
+from cat.sampling import Sampling, truncate
 from cat.statistics import statistics
 from routers.errors import InputError
 
@@ -20,6 +24,7 @@ CONFIG = ModelConfig(
 RNG = np.random.default_rng(3)
 PROMPTS = [RNG.integers(3, V, n).tolist() for n in (5, 11, 1, 8, 3, 9, 2)]
 HOW = dict(max_new=N, eos_id=EOS, topk=K)
+DRAWN = dict(sampling=Sampling(1.2, top_k=9, top_p=0.9), key=jax.random.key(4), samples=2)
 
 
 @pytest.fixture(autouse=True)
@@ -67,13 +72,13 @@ def whole(model, ids):
     return [np.asarray(a, np.float64)[0, : len(ids)] for a in forward(model, padded)]
 
 
-def naive(model, prompt):
+def naive(model, prompt, choose=lambda logits, n: int(np.argmax(logits))):
     """One prompt, no cache, no batch: recompute the prefix for every token, in float64."""
     prefix, rows = list(prompt), []
-    for _ in range(N):
+    for n in range(N):
         hidden, logits = (a[-1] for a in whole(model, prefix))
         logp = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
-        token = int(np.argmax(logits))
+        token = choose(logits, n)
         rows.append(
             (token, logp[token], -(np.exp(logp) * logp).sum(), np.sort(logp)[::-1][:K], hidden)
         )
@@ -135,6 +140,72 @@ def test_eight_devices_equal_one(model, expected):
             assert jax.typeof(array).sharding.spec[0] == ("data", "fsdp")
     for row, want in enumerate(expected):
         check_row(out, row, want)
+
+
+def chooser(query, sample):
+    """Draw number n of a sample of a query, by its own key."""
+
+    def choose(logits, n):
+        key = DRAWN["key"]
+        for number in (query, sample, n):
+            key = jax.random.fold_in(key, number)
+        kept = truncate(jnp.asarray(logits, jnp.float32)[None], DRAWN["sampling"])[0]
+        return int(jax.random.categorical(key, kept))
+
+    return choose
+
+
+@pytest.fixture(scope="module")
+def drawn(model):
+    return [naive(model, prompt, chooser(i, j)) for i, prompt in enumerate(PROMPTS) for j in (0, 1)]
+
+
+def test_draws_equal_recomputing_every_prefix(model, drawn):
+    """Two samples of each prompt, side by side; statistics are of the untruncated law."""
+    out = generate_all(model, PROMPTS, batch_size=6, **HOW, **DRAWN)
+    assert out.tokens.shape == (2 * len(PROMPTS), N)
+    for row, want in enumerate(drawn):
+        check_row(out, row, want)
+    assert any((out.tokens[i] != out.tokens[i + 1]).any() for i in range(0, 14, 2))
+
+
+def test_draws_do_not_depend_on_the_batch(model, drawn):
+    """Not on its size, nor on how many samples there are: one sample is the first of two."""
+    out = generate_all(model, PROMPTS, batch_size=7, **HOW, **{**DRAWN, "samples": 1})
+    for row, want in enumerate(drawn[::2]):
+        check_row(out, row, want)
+
+
+def test_forced_on_draws_gives_their_statistics(model):
+    out = generate_all(model, PROMPTS, batch_size=7, **HOW, **{**DRAWN, "samples": 1})
+    responses = [row[:n].tolist() for row, n in zip(out.tokens, out.lengths, strict=True)]
+    given = forced_all(model, PROMPTS, responses, topk=K, batch_size=7)
+    for got, want in zip(given.statistics, out.statistics, strict=True):
+        close(got[:, :N], want)
+    assert not given.hit[:, :N][np.arange(N) < out.lengths[:, None]].all(), (
+        "draws are not all argmaxes"
+    )
+
+
+def test_eight_devices_draw_as_one(model, drawn):
+    with jax.set_mesh(meshes.make_mesh(4, 2)):
+        out = generate_all(meshes.shard_params(model), PROMPTS, batch_size=16, **HOW, **DRAWN)
+    for row, want in enumerate(drawn):
+        check_row(out, row, want)
+
+
+def test_one_copy_of_the_cache_in_the_loop():
+    """A layer more adds its slots to the temporaries once: they are written in place."""
+    rows, new, temporaries = 8, 2000, []
+    arguments = jnp.zeros((rows, 8), jnp.int32), jnp.zeros(rows, jnp.int32)
+    for layers in (1, 2):
+        config = dataclasses.replace(CONFIG, layers=layers)
+        model = nnx.eval_shape(lambda config=config: Decoder(config, rngs=nnx.Rngs(0)))
+        made = generate.lower(model, *arguments, max_new=new, eos_id=EOS, topk=1).compile()
+        temporaries.append(made.memory_analysis().temp_size_in_bytes)
+    slots = jax.eval_shape(lambda: empty_cache(CONFIG, rows, 8 + new - 1)).layers
+    layer = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(slots))
+    assert 0.9 * layer < temporaries[1] - temporaries[0] < 1.5 * layer
 
 
 @pytest.mark.parametrize(("start", "length"), [(3, 1), (4, 2), (7, 5), (8, 6), (9, 6), (15, 6)])
@@ -218,6 +289,9 @@ def test_statistics_are_float32_for_lower_precision_logits():
         ({"prompts": []}, "0 prompts"),
         ({"prompts": [[3], []]}, "shortest 0 tokens"),
         ({"batch_size": 0}, "batch size 0"),
+        ({"samples": 3}, "3 greedy responses would all be equal"),
+        ({"sampling": Sampling(1.0)}, "has no key"),
+        ({**DRAWN, "samples": 5}, "no room for 5 samples .* use at least 5"),
     ],
 )
 def test_sizes_that_cannot_be(model, changes, says):
@@ -239,3 +313,11 @@ def test_batch_that_does_not_divide_over_the_mesh(model):
 def test_forced_needs_one_response_each(model, responses):
     with pytest.raises(InputError, match="one response of at least one token"):
         forced_all(model, PROMPTS, responses, topk=K, batch_size=4)
+
+
+def test_any_of_several_ids_ends_a_response(countdown):
+    """7 counts down to 2; with 4 among the ends it stops there, and 4 belongs to it."""
+    how = dict(max_new=8, topk=2, batch_size=2)
+    out = generate_all(meshes.shard_params(countdown), [[7], [4]], eos_id=(2, 4), **how)
+    answers = [row[:n].tolist() for row, n in zip(out.tokens, out.lengths, strict=True)]
+    assert answers == [[6, 5, 4], [3, 2]]
