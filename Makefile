@@ -20,8 +20,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: env  ## train a small cascade on this machine and write its report (minutes)
 	$(BIN)/cascade run demo
 
-test: env  ## the whole test suite
-	$(BIN)/python -m pytest
+test: env  ## the whole test suite, on all cores
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 check: env lint types doctest  ## lint, types and doctests
 
