@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. Both make their own environment.
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check lint types doctest results lock clean
+.PHONY: help env demo test parity check lint types doctest results lock clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +23,15 @@ demo: env  ## train a small cascade on this machine and write its report (minute
 test: env  ## the whole test suite, on all cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
+PARITY := .venv-parity
+parity: $(PARITY)/.installed  ## checkpoints against transformers and torch, in an environment of their own
+	$(PARITY)/bin/python -m pytest tests/parity
+$(PARITY)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(PARITY)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[parity]'
+	@touch $@
+
 check: env lint types doctest  ## lint, types and doctests
 
 lint: env
@@ -43,4 +52,4 @@ lock:  ## rewrite requirements.lock from pyproject.toml (needs uv)
 	  --no-emit-index-url --group dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PARITY) .pytest_cache .ruff_cache

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from safetensors import SafetensorError
 from cat.mesh import param_spec
 from cat.models import families, tensors
 from cat.models.config import ModelConfig
-from cat.models.decoder import Decoder
+from cat.models.decoder import Decoder, Layer
 from cat.models.families import llama
 from routers.errors import InputError
 
@@ -140,10 +141,7 @@ def save(
         InputError: the folder is taken, the disk is full, the model does not fit ``like``, or its
             numbers do not fit the type.
     """
-    config = dataclasses.replace(model.config, dtype="float32", attention="auto")
-    values = llama.write(config) if like is None else read_json(like)
-    if like is not None and families.read(values, str(like / CONFIG)) != config:
-        raise InputError(f"{like}: {CONFIG} describes another model than the one to export")
+    values = _described(model.config, like)
     dtype = dtype or str(values.get("dtype", values.get("torch_dtype", "float32")))
     if dtype not in DTYPES:
         raise InputError(f"{folder}: cannot store '{dtype}'; choose one of {', '.join(DTYPES)}")
@@ -162,6 +160,17 @@ def save(
         raise InputError(f"{folder}: nothing was exported: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _described(config: ModelConfig, like: Path | None) -> dict[str, Any]:
+    """The model's ``config.json``; how it computes here is no part of it."""
+    config = dataclasses.replace(config, dtype="float32", attention="auto")
+    if like is None:
+        return llama.write(config)
+    values = read_json(like)
+    if families.read(values, str(like / CONFIG)) != config:
+        raise InputError(f"{like}: {CONFIG} describes another model than the one to export")
+    return values
 
 
 def _write(
@@ -200,8 +209,23 @@ def _converted(value: np.ndarray, dtype: str, name: str) -> np.ndarray:
 
 
 def _skeleton(config: ModelConfig) -> Decoder:
-    """The decoder with shapes for arrays."""
-    return nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+    """The decoder with shapes for arrays.
+
+    Layers with one window are alike and traced once, by themselves: tracing all of them in one
+    go takes a time that grows with their square, and longer than reading the weights.
+    """
+    first = {config.window(i): i for i in reversed(range(config.layers))}
+    kinds = {w: _traced(functools.partial(Layer, config, i)) for w, i in first.items()}
+    short = dataclasses.replace(config, layers=1, windows=config.windows[:1])
+    model = _traced(functools.partial(Decoder, short))
+    model.config = config
+    model.layers = nnx.List([nnx.clone(kinds[config.window(i)]) for i in range(config.layers)])
+    return model
+
+
+def _traced(make: Callable[..., Any]) -> Any:
+    """A module with shapes for arrays."""
+    return nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
 
 
 def _dotted(path: tuple[Any, ...]) -> str:

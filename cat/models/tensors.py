@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -16,6 +18,7 @@ from routers.errors import InputError
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
+BLOCK_BYTES = 1 << 24
 
 
 class Stored(NamedTuple):
@@ -52,20 +55,21 @@ def listing(folder: Path) -> dict[str, Stored]:
 def _files(folder: Path) -> list[Path]:
     """The safetensors files that make up the checkpoint."""
     single, index = folder / SINGLE, folder / INDEX
+    if single.is_file():  # before an index, as in transformers
+        return [single]
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            names = sorted(set(places.values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise InputError(f"{index}: not an index of shards ({error!r})") from None
-        escaping = [name for name in names if Path(name).name != name]
+        escaping = [n for n in names if not isinstance(n, str) or Path(n).name != n]
         if escaping:
             raise InputError(f"{index}: names {escaping[0]!r}, which is not a file of its folder")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise InputError(f"{index}: {', '.join(missing)} is missing; download it too")
         return [folder / name for name in names]
-    if single.is_file():
-        return [single]
     pickles = sorted(p.name for p in [*folder.glob("*.bin"), *folder.glob("*.pt*")])
     if pickles:
         raise InputError(
@@ -75,13 +79,52 @@ def _files(folder: Path) -> list[Path]:
     raise InputError(f"{folder}: no {SINGLE} and no {INDEX}; is it a checkpoint folder?")
 
 
-def read(stored: Stored) -> np.ndarray:
-    """One tensor in its own type; the file is closed again, so its pages can go."""
+def read(stored: Stored, dtype: str = "", *, transpose: bool = False) -> np.ndarray:
+    """One tensor, block by block: of the file never more than a block is held beside the result.
+
+    Args:
+        stored: the tensor.
+        dtype: to convert to; none named = its own.
+        transpose: the matrix with its axes swapped.
+
+    Returns:
+        an array at an address that JAX takes over on a CPU instead of copying it. The file is
+        closed again, so its pages can go.
+    """
+    shape = stored.shape[::-1] if transpose else stored.shape
+    out = _aligned(shape, jnp.dtype(dtype or FLOATS[stored.dtype]))
+    rows = out.T if transpose else out
+    for start, block in _blocks(stored):
+        rows[start : start + len(block)] = block
+    return out
+
+
+def equal(first: Stored, second: Stored) -> bool:
+    """Whether two tensors of one shape hold the same numbers, bit for bit."""
+    both = zip(_blocks(first), _blocks(second), strict=True)
+    return all(np.array_equal(a, b) for (_, a), (_, b) in both)
+
+
+def _blocks(stored: Stored) -> Iterator[tuple[int, np.ndarray]]:
+    """The tensor in blocks of rows, each with its first row's number."""
+    count = stored.shape[0]
+    width = 8 * math.prod(stored.shape[1:])  # of the widest type
+    step = max(1, BLOCK_BYTES // max(1, width))
     try:
         with safe_open(stored.file, framework="numpy") as reader:
-            return reader.get_tensor(stored.name)
+            part = reader.get_slice(stored.name)
+            for start in range(0, count, step):
+                yield start, part[start : min(start + step, count)]
     except (SafetensorError, OSError) as error:
         raise InputError(f"{stored.file}: {stored.name} is not readable ({error})") from None
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array at a multiple of 64 bytes; large arrays of NumPy's own never are."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def write(

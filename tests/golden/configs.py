@@ -74,7 +74,7 @@ CONFIGS: dict[str, tuple[str, dict]] = {
         gemma(
             num_hidden_layers=3,
             sliding_window=4,
-            query_pre_attn_scalar=7,
+            query_pre_attn_scalar=50,
             attn_logit_softcapping=5.0,
             final_logit_softcapping=4.0,
         ),
@@ -85,7 +85,7 @@ CONFIGS: dict[str, tuple[str, dict]] = {
             num_hidden_layers=7,
             num_key_value_heads=1,
             sliding_window=3,
-            query_pre_attn_scalar=9,
+            query_pre_attn_scalar=30,
             rope_parameters={LOCAL: rope(30.0), GLOBAL: rope(3000.0, "linear", factor=2.0)},
         ),
     ),

@@ -87,7 +87,7 @@ def make(name: str) -> None:
         "greedy": grown,
     }
     (weights.HERE / f"{name}.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
-    np.savez_compressed(weights.HERE / f"{name}.npz", **arrays)
+    np.savez_compressed(weights.HERE / f"{name}.npz", allow_pickle=False, **arrays)
     spread = np.abs(arrays["text0"]).max()
     print(f"{name}: {len(shapes)} tensors, |logits| <= {spread:.2f}, greedy {grown[0]}")
 

@@ -31,13 +31,13 @@ def tensor(name: str, shape: list[int], seed: int = 0) -> np.ndarray:
     """A float32 tensor that depends on nothing but its name, its shape and the seed.
 
     Uniform draws from the raw bits of PCG64, which NumPy promises never to change. Norm scales
-    are in [0.5, 1.5], biases in [-1, 1]; a matrix keeps the variance of what goes through it,
+    are in [0.5, 1], biases in [-1, 1]; a matrix keeps the variance of what goes through it,
     query and key projections multiply it by ``SHARP``.
     """
     bits = np.random.PCG64([seed, zlib.crc32(name.encode())]).random_raw(int(np.prod(shape)))
     unit = (2.0 * ((bits >> 11) * 2.0**-53) - 1.0).reshape(shape)
     if len(shape) == 1:
-        value = unit if name.endswith(".bias") else 1.0 + 0.5 * unit
+        value = unit if name.endswith(".bias") else 0.75 + 0.25 * unit
     else:
         sharp = any(part in name for part in ("q_proj", "k_proj"))
         value = unit * np.sqrt(3.0 / shape[1]) * (SHARP if sharp else 1.0)

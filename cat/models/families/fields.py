@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from cat.models.config import ModelConfig, RopeScaling
@@ -43,16 +44,22 @@ HARMLESS = frozenset(
         "transformers.js_config",
         "transformers_version",
         "unk_token_id",
+        "unsloth_fixed",
+        "unsloth_version",
         "use_cache",
     }
 )
 """Fields that change nothing in the forward pass."""
+
+FULL, LOCAL = "full_attention", "sliding_attention"
 
 _EMPTY = (None, False, 0, 0.0, "", [], {})
 
 
 class Fields:
     """A ``config.json`` that remembers which fields were read.
+
+    An absent field has the default of the family's configuration class in ``transformers``.
 
     Args:
         values: the parsed file.
@@ -74,9 +81,40 @@ class Fields:
         value = self.get(name, default)
         if value is None:
             raise InputError(f"{self.where}: field '{name}' is missing; is the file complete?")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 < value < math.inf
+        ):
             raise self.refusal(name, "a positive number is needed")
         return value
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        """A positive whole number."""
+        value = self.number(name, default)
+        if value != int(value):
+            raise self.refusal(name, "a whole number is needed")
+        return int(value)
+
+    def optional(self, name: str, default: int | float = 0) -> Any:
+        """A positive number; 0 where the field is null, the default where it is absent."""
+        if name in self.values and self.get(name) is None:
+            return 0
+        return self.number(name, default) if name in self.values or default else 0
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self.get(name, default)
+        if not isinstance(value, bool):
+            raise self.refusal(name, "true or false is needed")
+        return value
+
+    def table(self, name: str) -> Fields:
+        """An object within the file, empty where it is absent or null."""
+        value = self.get(name, {})
+        if not isinstance(value, dict):
+            raise self.refusal(name, "an object is needed")
+        return Fields(value, f"{self.where}: {name}")
 
     def only(self, name: str, *allowed: Any) -> None:
         """Refuse the field unless it is absent, null or one of these values."""
@@ -98,72 +136,77 @@ class Fields:
             )
 
 
-def sizes(fields: Fields, **changes: Any) -> ModelConfig:
-    """What all families name alike: sizes, epsilon, tied embeddings, activation, plain RoPE."""
-    heads = int(fields.number("num_attention_heads"))
-    width = int(fields.number("hidden_size"))
-    fields.only("mlp_bias", False)
+def sizes(
+    fields: Fields, *, eps: float = 1e-6, grouped: bool = True, **changes: Any
+) -> ModelConfig:
+    """What all families name alike: sizes, epsilon, tied embeddings.
+
+    Args:
+        fields: the file.
+        eps: of the norms where the file names none.
+        grouped: the library's default number of key/value heads is one of a released model, so
+            a file without that number is refused; else it is the number of heads.
+        changes: fields of the configuration that the family knows better.
+    """
+    heads, width = fields.whole("num_attention_heads"), fields.whole("hidden_size")
+    named = "num_key_value_heads" in fields.values or not grouped
     return dataclasses.replace(
         ModelConfig(
             width=width,
-            layers=int(fields.number("num_hidden_layers")),
+            layers=fields.whole("num_hidden_layers"),
             heads=heads,
-            kv_heads=int(fields.number("num_key_value_heads", heads)),
-            head_dim=int(fields.number("head_dim", width // heads)),
-            ffn=int(fields.number("intermediate_size")),
-            vocab_size=int(fields.number("vocab_size")),
-            norm_eps=float(fields.number("rms_norm_eps", 1e-6)),
+            kv_heads=fields.whole("num_key_value_heads", heads if named else None),
+            head_dim=fields.whole("head_dim", changes.get("head_dim", width // heads)),
+            ffn=fields.whole("intermediate_size"),
+            vocab_size=fields.whole("vocab_size"),
+            tied_embeddings=fields.flag("tie_word_embeddings", False),
+            norm_eps=float(fields.number("rms_norm_eps", eps)),
         ),
         **changes,
     )
 
 
-def rope(fields: Fields, base: float = 10_000.0) -> dict[str, Any]:
+def rope(fields: Fields) -> dict[str, Any]:
     """``rope_base`` and ``rope_scaling`` from ``rope_parameters`` or the older two fields."""
-    base = float(fields.number("rope_theta", base))
+    base = float(fields.number("rope_theta", 10_000.0))
     fields.only("partial_rotary_factor", 1.0)
-    if (new := fields.get("rope_parameters")) is not None:
-        name, given = "rope_parameters", new
-    else:
-        name, given = "rope_scaling", fields.get("rope_scaling", {})
-    return rope_of(fields, name, given, base)
+    new = fields.get("rope_parameters") is not None
+    return rope_of(fields.table("rope_parameters" if new else "rope_scaling"), base)
 
 
-def rope_of(fields: Fields, name: str, given: dict[str, Any], base: float) -> dict[str, Any]:
-    """The same from one dictionary of the field ``name``.
+def rope_of(given: Fields, base: float) -> dict[str, Any]:
+    """The same from one object; ``base`` is what it is where the object does not say.
 
     Raises:
         InputError: a kind of scaling other than none, linear and llama3, or a number missing.
     """
-    kind = given.get("rope_type", given.get("type", "default"))
-    base = float(given.get("rope_theta", base))
-    try:
-        if given.get("partial_rotary_factor", 1.0) != 1.0:
-            raise fields.refusal(name, "partial_rotary_factor must be 1")
-        if kind == "default":
-            scaling = RopeScaling()
-        elif kind == "linear":
-            scaling = RopeScaling("linear", float(given["factor"]))
-        elif kind == "llama3":
-            low, high = float(given["low_freq_factor"]), float(given["high_freq_factor"])
-            length = int(given["original_max_position_embeddings"])
-            scaling = RopeScaling("llama3", float(given["factor"]), low, high, length)
-        else:
-            raise fields.refusal(name, "supported kinds: default, linear, llama3")
-    except KeyError as missing:
-        raise fields.refusal(name, f"{missing} is missing") from None
+    kinds = [name for name in ("rope_type", "type") if given.get(name) is not None]
+    kind = given.get(kinds[0]) if kinds else "default"
+    base = float(given.number("rope_theta", base))
+    given.only("partial_rotary_factor", 1.0)
+    if kind == "default":
+        scaling = RopeScaling()
+    elif kind == "linear":
+        scaling = RopeScaling("linear", float(given.number("factor")))
+    elif kind == "llama3":
+        low, high = float(given.number("low_freq_factor")), float(given.number("high_freq_factor"))
+        if low >= high:
+            raise given.refusal("low_freq_factor", "it must be below high_freq_factor")
+        length = given.whole("original_max_position_embeddings")
+        scaling = RopeScaling("llama3", float(given.number("factor")), low, high, length)
+    else:
+        raise given.refusal(kinds[0], "supported kinds: default, linear, llama3")
+    given.finish()
     return {"rope_base": base, "rope_scaling": scaling}
 
 
 def windows(fields: Fields, pattern: list[bool], size: int) -> tuple[int, ...]:
     """Each layer's window from ``layer_types`` where given, else from the family's pattern."""
-    kinds = fields.get("layer_types")
-    if kinds is None:
-        local = pattern
-    else:
-        if len(kinds) != len(pattern) or set(kinds) - {"full_attention", "sliding_attention"}:
-            raise fields.refusal(
-                "layer_types", f"{len(pattern)} of 'full_attention' and 'sliding_attention' needed"
-            )
-        local = [kind == "sliding_attention" for kind in kinds]
+    local, kinds = pattern, fields.get("layer_types")
+    if kinds is not None:
+        if not isinstance(kinds, list) or len(kinds) != len(pattern) or set(kinds) - {FULL, LOCAL}:
+            raise fields.refusal("layer_types", f"{len(pattern)} of '{FULL}' and '{LOCAL}' needed")
+        local = [kind == LOCAL for kind in kinds]
+    if any(local) and not size:
+        raise fields.refusal("sliding_window", "layers with a window need one")
     return tuple(size if is_local else 0 for is_local in local) if any(local) else ()

@@ -1,4 +1,4 @@
-"""Gemma 1: norm scales stored less 1, embeddings times sqrt(D), gelu, always tied."""
+"""Gemma 1: norm scales stored less 1, embeddings times sqrt(D), gelu."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def read(fields: Fields) -> ModelConfig:
     fields.only("hidden_activation", "gelu_pytorch_tanh")
     fields.only("hidden_act", "gelu_pytorch_tanh", "gelu")
     fields.only("attention_bias", False)
-    fields.only("tie_word_embeddings", True)
     fields.only("use_bidirectional_attention", False)
     return sizes(
         fields,
-        head_dim=int(fields.number("head_dim", 256)),
+        head_dim=fields.whole("head_dim", 256),
+        tied_embeddings=fields.flag("tie_word_embeddings", True),
         norm_plus_one=True,
         activation="gelu_tanh",
         scaled_embedding=True,

@@ -14,9 +14,8 @@ NAMES = {**names.NAMES, **names.BOTH}
 
 def read(fields: Fields) -> ModelConfig:
     """The decoder that a Gemma 2 ``config.json`` describes."""
-    layers = int(fields.number("num_hidden_layers"))
-    size = int(fields.number("sliding_window", 4096))
-    local = [layer % 2 == 0 for layer in range(layers)]
+    size = int(fields.optional("sliding_window", 4096))
+    local = [layer % 2 == 0 for layer in range(fields.whole("num_hidden_layers"))]
     return sizes(
         fields,
         **shared(fields, softcaps=(50.0, 30.0)),
@@ -25,7 +24,7 @@ def read(fields: Fields) -> ModelConfig:
     )
 
 
-def shared(fields: Fields, softcaps: tuple[float, float]) -> dict[str, Any]:
+def shared(fields: Fields, *, softcaps: tuple[float, float]) -> dict[str, Any]:
     """What Gemma 2 and 3 have in common; the soft-caps are defaults of absent fields.
 
     An explicit null switches a soft-cap off; an absent field has the library's default.
@@ -33,19 +32,15 @@ def shared(fields: Fields, softcaps: tuple[float, float]) -> dict[str, Any]:
     fields.only("hidden_activation", "gelu_pytorch_tanh")
     fields.only("hidden_act", "gelu_pytorch_tanh", "gelu")
     fields.only("attention_bias", False)
-    fields.only("tie_word_embeddings", True)
     fields.only("use_bidirectional_attention", False)
-    caps = []
-    kinds = ("attn_logit_softcapping", "final_logit_softcapping")
-    for name, default in zip(kinds, softcaps, strict=True):
-        caps.append(float(fields.get(name, 0.0 if name in fields.values else default)))
     return {
-        "head_dim": int(fields.number("head_dim", 256)),
+        "head_dim": fields.whole("head_dim", 256),
+        "tied_embeddings": fields.flag("tie_word_embeddings", True),
         "norms": "both",
         "norm_plus_one": True,
         "activation": "gelu_tanh",
         "scaled_embedding": True,
         "attention_scale": float(fields.number("query_pre_attn_scalar", 256)) ** -0.5,
-        "attention_softcap": caps[0],
-        "logit_softcap": caps[1],
+        "attention_softcap": float(fields.optional("attn_logit_softcapping", softcaps[0])),
+        "logit_softcap": float(fields.optional("final_logit_softcapping", softcaps[1])),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cat.models.config import ModelConfig
+from cat.models.config import ModelConfig, RopeScaling
 from cat.models.families.fields import Fields, rope, sizes
 from cat.models.families.names import NAMES as NAMES
 from routers.errors import InputError
@@ -16,8 +16,8 @@ def read(fields: Fields) -> ModelConfig:
     """The decoder that a Llama ``config.json`` describes."""
     fields.only("hidden_act", "silu")
     fields.only("attention_bias", False)
-    tied = bool(fields.get("tie_word_embeddings", False))
-    return sizes(fields, tied_embeddings=tied, **rope(fields))
+    fields.only("mlp_bias", False)
+    return sizes(fields, grouped=False, **rope(fields))
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
         config.tied_embeddings,
         config.rope_base,
         config.norm_eps,
-        dtype=config.dtype,
+        rope_scaling=config.rope_scaling,
     )
     if plain != config:
         raise InputError(
@@ -58,6 +58,21 @@ def write(config: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": config.tied_embeddings,
         "rope_theta": config.rope_base,
         "rms_norm_eps": config.norm_eps,
+        "rope_scaling": _scaling(config.rope_scaling),
         "attention_bias": False,
         "mlp_bias": False,
+    }
+
+
+def _scaling(scaling: RopeScaling) -> dict[str, Any] | None:
+    """The field ``rope_scaling``."""
+    if scaling.kind == "none":
+        return None
+    linear = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.kind == "linear":
+        return linear
+    return linear | {
+        "low_freq_factor": scaling.low_frequency_factor,
+        "high_freq_factor": scaling.high_frequency_factor,
+        "original_max_position_embeddings": scaling.original_length,
     }

@@ -14,5 +14,6 @@ def read(fields: Fields) -> ModelConfig:
     """The decoder that an OLMo 2 ``config.json`` describes."""
     fields.only("hidden_act", "silu")
     fields.only("attention_bias", False)
-    tied = bool(fields.get("tie_word_embeddings", False))
-    return sizes(fields, tied_embeddings=tied, qk_norm="projection", norms="after", **rope(fields))
+    return sizes(
+        fields, eps=1e-5, grouped=False, qk_norm="projection", norms="after", **rope(fields)
+    )

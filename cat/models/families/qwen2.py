@@ -12,16 +12,13 @@ ARCHITECTURE = "Qwen2ForCausalLM"
 def read(fields: Fields) -> ModelConfig:
     """The decoder that a Qwen2 ``config.json`` describes."""
     fields.only("hidden_act", "silu")
-    tied = bool(fields.get("tie_word_embeddings", False))
-    return sizes(
-        fields, tied_embeddings=tied, qkv_bias=True, windows=late_windows(fields), **rope(fields)
-    )
+    return sizes(fields, qkv_bias=True, windows=late_windows(fields), **rope(fields))
 
 
 def late_windows(fields: Fields) -> tuple[int, ...]:
     """Windows of the layers from ``max_window_layers`` on, where ``use_sliding_window`` is set."""
-    layers = int(fields.number("num_hidden_layers"))
-    full = int(fields.get("max_window_layers", layers))
-    size = int(fields.get("sliding_window", 0))
-    use = bool(fields.get("use_sliding_window", False)) and size > 0
-    return windows(fields, [use and layer >= full for layer in range(layers)], size)
+    layers = fields.whole("num_hidden_layers")
+    full = 0 if fields.get("max_window_layers") == 0 else fields.whole("max_window_layers", 28)
+    size = int(fields.optional("sliding_window", 4096))
+    size = size if fields.flag("use_sliding_window", False) else 0
+    return windows(fields, [size > 0 and layer >= full for layer in range(layers)], size)

@@ -14,11 +14,9 @@ def read(fields: Fields) -> ModelConfig:
     """The decoder that a Qwen3 ``config.json`` describes."""
     fields.only("hidden_act", "silu")
     fields.only("attention_bias", False)
-    fields.number("head_dim", 128)  # written in every Qwen3 file; not hidden_size / heads
     return sizes(
         fields,
-        tied_embeddings=bool(fields.get("tie_word_embeddings", False)),
-        head_dim=int(fields.number("head_dim", 128)),
+        head_dim=fields.whole("head_dim", 128),
         qk_norm="head",
         windows=late_windows(fields),
         **rope(fields),
