@@ -160,7 +160,7 @@ class Tokenizer:
         if self.layout is None:
             return self.decode(ids)
         before = self._anchor_ids(self.layout.anchor(prompt))
-        first, whole = self.decode(before), self.decode([*before, *ids])
+        first, whole = self.decode(before), self.decode([*before, *map(int, ids)])
         text = whole[len(first) :] if whole.startswith(first) else self.decode(ids)
         return self.layout.answer(prompt, text)
 

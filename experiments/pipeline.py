@@ -22,7 +22,6 @@ from cat import (
     score,
     tasks,
     teacher,
-    tokenizer_files,
     tokenizers,
     train,
 )
@@ -30,7 +29,6 @@ from cat.checkpoints import load_params, load_trained
 from cat.config import Config, LoraConfig, ModelConfig, OptimizerConfig, arm, fingerprint
 from cat.data import Rows, tokenize
 from cat.flops import parameter_count
-from cat.models import huggingface
 from cat.models.decoder import Decoder
 from cat.quantize import int8
 from cat.types import Teacher
@@ -328,22 +326,6 @@ class Pipeline:
             batch_size=self.config.evaluation.batch_size,
             progress=report,
         )
-
-    # -- export -------------------------------------------------------------------------
-
-    def export(self, arm_name: str, seed: int, folder: Path, dtype: str = "") -> None:
-        """One arm's small model, or the large one for no arm, as a Hugging Face folder."""
-        tier = self.small if arm_name else self.large
-        model = self.load(f"arms/{arm_name}/seed{seed}" if arm_name else "large", tier)
-        tokenizer = next((t.checkpoint for t in (self.small, self.large) if t.checkpoint), "")
-        if tier.checkpoint:
-            huggingface.save(model, folder, like=Path(tier.checkpoint), dtype=dtype)
-            return
-        if tokenizer:
-            files = huggingface.beside(Path(tokenizer))
-        else:
-            files = tokenizer_files.files(tokenizers.load(self.run.folder / "tokenizer.json"))
-        huggingface.save(model, folder, files=files, dtype=dtype)
 
     def all(self) -> Path:
         """Every stage, in order; returns the path of the report."""

@@ -19,6 +19,8 @@ from experiments.rundir import RunDirectory, read_json
 
 GENERATED = ("generated_full", "generated_feasible")
 REAL = ("clinc150", "scan", "babi", "tatoeba_en_de")
+APART = ("pretrained",)
+"""On the page where it has been run; needs a checkpoint, which the study has not."""
 ROBUST_ROUTERS = ("chow_average", "cat_router", "post_hoc:learner=booster")
 ROBUST_ARMS = ("xent", "cat_xent", "random_mask", "gatekeeper")
 ONE_CORE = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"

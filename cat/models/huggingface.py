@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from cat.models.config import ModelConfig
 from cat.models.decoder import Decoder, Layer
 from cat.models.families import llama
 from routers.errors import InputError
+from routers.files import written_folder
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -149,17 +148,11 @@ def save(
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not an empty folder; export to a new one")
     files = files or ({} if like is None else beside(like))
-    partial = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        _write(partial, values, model, dtype, files)
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
+        with written_folder(folder) as partial:
+            _write(partial, values, model, dtype, files)
     except (OSError, SafetensorError) as error:  # a full disk is the one or the other
         raise InputError(f"{folder}: nothing was exported: {error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _described(config: ModelConfig, like: Path | None) -> dict[str, Any]:

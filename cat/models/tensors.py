@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from routers.errors import InputError
+from routers.files import renamed
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -153,10 +154,10 @@ def write(
         held, total = held + value.nbytes, total + value.nbytes
     flush()
     if count == 1:
-        (folder / _shard(1, 0)).rename(folder / SINGLE)
+        renamed(folder / _shard(1, 0), SINGLE)
         return
     for i in range(1, count + 1):
-        (folder / _shard(i, 0)).rename(folder / _shard(i, count))
+        renamed(folder / _shard(i, 0), _shard(i, count))
     weight_map = {name: _shard(i, count) for name, i in places.items()}
     about: dict[str, Any] = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(about, indent=2, sort_keys=True))

@@ -48,9 +48,10 @@ def main(arguments: Sequence[str]) -> None:
         if seed not in config.seeds:
             known = ", ".join(map(str, config.seeds))
             raise InputError(f"the run has no seed {seed}; Known: {known}")
+    from experiments.export import export
     from experiments.pipeline import Pipeline, on_mesh
 
     with on_mesh():
-        pipeline = Pipeline(config, RunDirectory(options.run))
-        pipeline.export("" if options.large else arm, seed, options.out, options.dtype)
+        run = Pipeline(config, RunDirectory(options.run))
+        export(run, "" if options.large else arm, seed, options.out, options.dtype)
     print(options.out)

@@ -41,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     elif set(names) & set(study.REAL):
         raise InputError("--data is needed for the real sets; give the folder that holds them")
     failed = study.run_all(names, options.data, options.runs, options.jobs)
-    finished = [name for name in everything if (options.runs / name / "summary.json").exists()]
+    shown = (*everything, *study.APART)
+    finished = [name for name in shown if (options.runs / name / "summary.json").exists()]
     results.write(options.page, [options.runs / name for name in finished])
     print(f"{options.page}: {len(finished)} runs")
     if failed:

@@ -76,7 +76,8 @@ def test_what_configurations_share_is_none_itself():
 
 
 def test_the_configurations_of_the_study_are_on_the_results_page():
-    assert {*study.GENERATED, *study.REAL} == set(configs.names()) - {"demo", "text2text"}
+    shown = {*study.GENERATED, *study.REAL, *study.APART}
+    assert shown == set(configs.names()) - {"demo", "text2text"}
     for name in (*study.GENERATED, *study.REAL):
         config = configs.load(name)
         assert (config.data.task == "jsonl") == (name in study.REAL)
