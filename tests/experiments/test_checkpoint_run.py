@@ -187,7 +187,7 @@ def test_models_without_a_shared_vocabulary_are_refused(trained, tmp_path):
     [
         (["--arm", "cat_xnet"], "did you mean 'cat_xent'"),
         (["--seed", "3"], "seed 3"),
-        (["-o", "{taken}"], "not empty"),
+        (["-o", "{taken}"], "not an empty folder"),
     ],
 )
 def test_exports_that_cannot_be(trained, tmp_path, extra, said):
