@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from cat.mesh import ROWS, on_rows, row_zeros
+from cat.mesh import ROWS, on_rows, reshape, row_zeros
 from cat.models.cache import Cache, LayerCache, append, empty_cache
 from cat.models.config import ModelConfig
 from cat.models.decoder import Decoder
@@ -108,7 +108,7 @@ def admit(
     enters = take >= 0
 
     def enter(old: Array, new: Array) -> Array:
-        mask = enters.reshape(-1, *[1] * (old.ndim - 1))
+        mask = reshape(enters, len(enters), *[1] * (old.ndim - 1))
         return jnp.where(mask, _rows_of(new, take).astype(old.dtype), old)
 
     def begin(old: Array, new: Array) -> Array:

@@ -82,6 +82,19 @@ def on_rows(array: jax.Array) -> jax.Array:
     return array if no_mesh else jax.reshard(array, PartitionSpec(ROWS))
 
 
+def reshape(array: jax.Array, *shape: int) -> jax.Array:
+    """``array.reshape(shape)`` with axis 0 split as it was.
+
+    JAX's own forgets how an axis of length 1 was split, and a single row then no longer meets
+    rows that remember (an error from JAX 0.12 on).
+    """
+    found = array.reshape(shape)
+    wanted = jax.typeof(array).sharding
+    if wanted.mesh.empty or jax.typeof(found).sharding.spec[:1] == wanted.spec[:1]:
+        return found
+    return jax.reshard(found, PartitionSpec(wanted.spec[0]))
+
+
 def row_zeros(shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """Zeros with axis 0 split as rows of the current mesh."""
     no_mesh = jax.sharding.get_abstract_mesh().empty

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from cat.mesh import reshape
 from cat.models.decoder import Decoder
 from routers.errors import InputError
 
@@ -78,6 +79,6 @@ def repeat(tree: Any, times: int) -> Any:
         if times == 1 or array.ndim == 0:
             return array
         copies = jnp.broadcast_to(array[:, None], (len(array), times, *array.shape[1:]))
-        return copies.reshape(len(array) * times, *array.shape[1:])
+        return reshape(copies, len(array) * times, *array.shape[1:])
 
     return jax.tree.map(wide, tree)

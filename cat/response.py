@@ -11,6 +11,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from cat.mesh import reshape
 from cat.types import Batch, Teacher
 
 
@@ -25,7 +26,7 @@ def places(mask: Float[Array, "B T"], width: int) -> Int[Array, "B R"]:
 
 def take(column: Array, at: Int[Array, "B R"]) -> Array:
     """[B, T, ...] at these places: [B, R, ...]."""
-    index = at.reshape(at.shape + (1,) * (column.ndim - 2))
+    index = reshape(at, *at.shape, *[1] * (column.ndim - 2))
     return jnp.take_along_axis(column, index, axis=1)
 
 

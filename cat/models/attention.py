@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from cat.mesh import reshape
 from cat.models import kernels
 from cat.models.blockwise import blockwise
 from cat.models.cache import LayerCache, append
@@ -132,4 +133,4 @@ class Attention(nnx.Module):
         if self.config.qk_norm == "head":
             return norm(x_BTHC)
         B, T, H, C = x_BTHC.shape
-        return norm(x_BTHC.reshape(B, T, H * C)).reshape(B, T, H, C)
+        return reshape(norm(reshape(x_BTHC, B, T, H * C)), B, T, H, C)

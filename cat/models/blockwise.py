@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from cat.mesh import reshape
 from cat.models.plain import Places, cap, visible
 
 BLOCK = 256
@@ -75,7 +76,7 @@ def blockwise(
     B, T, H, C = q_BTHC.shape
     K, I, J = k_BSKC.shape[2], min(block, T), min(block, k_BSKC.shape[1])
     blocks = Blocks(
-        _split(q_BTHC.reshape(B, T, K, H // K, C), I).transpose(0, 1, 3, 4, 2, 5),
+        _split(reshape(q_BTHC, B, T, K, H // K, C), I).transpose(0, 1, 3, 4, 2, 5),
         _split(k_BSKC, J).swapaxes(2, 3),
         _split(v_BSKC, J).swapaxes(2, 3),
     )
@@ -83,7 +84,8 @@ def blockwise(
     mixed_NBKGIC: Any = _attention(Rule(window, scale, softcap), blocks, split)
     mixed_BNIKGC = mixed_NBKGIC.transpose(1, 0, 4, 2, 3, 5)
     # one pair of axes at a time: a reshape of several is refused on an explicit mesh
-    return mixed_BNIKGC.reshape(B, -1, K, H // K, C)[:, :T].reshape(B, T, H, C)
+    mixed_BTKGC = reshape(mixed_BNIKGC, B, -1, K, H // K, C)[:, :T]
+    return reshape(mixed_BTKGC, B, T, H, C)
 
 
 def _split(x_BT: Array, size: int) -> Array:
@@ -91,7 +93,7 @@ def _split(x_BT: Array, size: int) -> Array:
     B, T, *rest = x_BT.shape
     pad = -T % size
     padded = jnp.pad(x_BT, [(0, 0), (0, pad)] + [(0, 0)] * len(rest)) if pad else x_BT
-    return padded.reshape(B, -1, size, *rest).swapaxes(0, 1)
+    return reshape(padded, B, -1, size, *rest).swapaxes(0, 1)
 
 
 def _reach(places: Places, window: int) -> tuple[Int[Array, " N"], Int[Array, " N"]]:

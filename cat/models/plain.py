@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from cat.mesh import reshape
+
 
 class Places(NamedTuple):
     """Where queries and keys stand; a segment is a text of a row, 0 = pad or empty slot."""
@@ -63,13 +65,14 @@ def attend(
     """
     B, T, H, C = q_BTHC.shape
     K = k_BSKC.shape[2]
-    q_BTKGC = q_BTHC.reshape(B, T, K, H // K, C)
+    q_BTKGC = reshape(q_BTHC, B, T, K, H // K, C)
     scores = jnp.einsum("BTKGC,BSKC->BKGTS", q_BTKGC, k_BSKC, preferred_element_type=jnp.float32)
     scores = cap(scores * scale, softcap)
     mask = visible_BTS[:, None, None, :, :]
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKC.dtype)
-    mixed_BTHC = jnp.einsum("BKGTS,BSKC->BTKGC", weights, v_BSKC).reshape(B, T, H, C)
+    mixed_BTKGC = jnp.einsum("BKGTS,BSKC->BTKGC", weights, v_BSKC)
+    mixed_BTHC = reshape(mixed_BTKGC, B, T, H, C)
     # a query with no visible key has uniform weights, and must give 0
     sees_BT = jnp.any(visible_BTS, axis=-1)
     return jnp.where(sees_BT[:, :, None, None], mixed_BTHC, jnp.zeros((), mixed_BTHC.dtype))

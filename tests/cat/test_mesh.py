@@ -66,3 +66,14 @@ def test_params_are_copied_to_every_device():
         got = meshes.shard_params({"w": jnp.ones((3, 4)), "b": jnp.ones(4)})
     assert all(a.sharding.is_fully_replicated for a in got.values())
     assert all(len(a.sharding.device_set) == 8 for a in got.values())
+
+
+@pytest.mark.parametrize(("data", "rows"), [(1, 1), (1, 2), (8, 8)])
+def test_reshape_keeps_the_split_of_rows_also_of_a_single_one(data, rows):
+    values = np.arange(rows * 6, dtype=np.float32).reshape(rows, 6)
+    with jax.set_mesh(meshes.make_mesh(data=data)):
+        split = jax.jit(lambda x: meshes.reshape(x, rows, 2, 3))(meshes.shard_batch(values))
+        assert jax.typeof(split).sharding.spec[0] == meshes.ROWS
+        np.testing.assert_array_equal(split, values.reshape(rows, 2, 3))
+    plain = meshes.reshape(jnp.asarray(values), rows, 2, 3)
+    np.testing.assert_array_equal(plain, values.reshape(rows, 2, 3))
