@@ -3,23 +3,24 @@
     python benchmarks/routellm.py DATA REFERENCE_PYTHON
 
 DATA holds RouteLLM's files: ``routellm/evals/mmlu`` (57 answer tables), ``mmlu_domain_order.json``
-and ``golden/mmlu_scores.csv`` (columns len and hash). REFERENCE_PYTHON is a Python with the
-evaluator, whose routers need far more than its evaluation does, so leave their packages out:
+and ``golden/mmlu_scores.csv`` (columns len and hash). REFERENCE_PYTHON is a Python with RouteLLM as
+its users have it; the version of 2024 wants the NumPy of its time:
 
     python -m venv reference
-    reference/bin/pip install "numpy<2" pandas matplotlib tqdm pyyaml pandarallel psutil
-    reference/bin/pip install --no-deps routellm==0.2.0
+    reference/bin/pip install torch routellm==0.2.0 matplotlib pandarallel tiktoken psutil \\
+        "numpy<2" "pyarrow<19" "datasets<4"
 
 Timed are whole commands, from start to exit, the fastest of five turns each:
 
 - RouteLLM: ``routellm.evals.evaluate --routers len hash --benchmark mmlu``, its own code from the
-  package, with the scores in the cache where it looks for them. Only the two modules that load
-  the routers (and with them torch and transformers) are replaced by empty ones, in its favour;
-  and, as 0.2.0 hands a model's name to a function that wants the pair and stops there, the name
-  it is given carries the pair.
-  It reads 57 CSV files, evaluates 2 x 11 thresholds, prints them and draws one plot.
-- starting: only the imports of either program. What is left of a command without them is the
-  last column: start-up weighs more here than 14,037 queries do.
+  package, with the scores in the cache where it looks for them. It reads 57 CSV files, evaluates
+  2 x 11 thresholds, prints them and draws one plot. Only what makes router objects is replaced
+  once it is imported (scores are cached, and weights would come over the network); and, as 0.2.0
+  hands a model's name to a function that wants the pair and stops there, the name it is given
+  carries the pair.
+- RouteLLM, bare: the same without the two modules that load routers, and with them torch and
+  transformers: what it would take if it imported only what an evaluation needs.
+- starting: only the imports. What is left of a command without them is the last column.
 - ours: ``cascade evaluate RECORDS --convention routellm``, which prints the same figures, those of
   the exact curve, and with them what RouteLLM does not measure; the last line adds 1,000
   bootstrap resamples. Reading the 57 files is done once, by ``cascade import``, timed too.
@@ -42,17 +43,19 @@ from rich.table import Table
 
 TURNS = 5
 MODELS = ("mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview")
-# Runs the evaluator as a program, without the modules that load its routers.
+# Runs the evaluator as a program; "bare" without the modules that load its routers.
 RUN = """
-import runpy, sys, types
+import importlib, runpy, sys, types
+mode, weak, strong = sys.argv[1:]
 names = {"len": None, "hash": None}
-controller = types.ModuleType("routellm.controller")
-class Name(str): weak, strong = sys.argv[1:3]
-pair = types.SimpleNamespace(weak=sys.argv[1], strong=Name(sys.argv[2]))
+loaders = ("routellm.controller", "routellm.routers.routers")
+if mode == "bare":
+    sys.modules |= {name: types.ModuleType(name) for name in loaders}
+controller, routers = map(importlib.import_module, loaders)
+class Name(str): weak, strong = sys.argv[2:]
+pair = types.SimpleNamespace(weak=weak, strong=Name(strong))
 controller.Controller = lambda **_: types.SimpleNamespace(routers=names, model_pair=pair)
-routers = types.ModuleType("routellm.routers.routers")
 routers.Router, routers.ROUTER_CLS = object, names
-sys.modules |= {"routellm.controller": controller, "routellm.routers.routers": routers}
 sys.argv = ["evaluate", "--routers", "len", "hash", "--benchmark", "mmlu", "--parallel", "1"]
 runpy.run_module("routellm.evals.evaluate", run_name="__main__")
 """
@@ -65,7 +68,8 @@ numpy.save(sys.argv[2], {name: scores[name].to_numpy() for name in ("len", "hash
 
 # The modules that either program imports before it begins.
 STARTS = {
-    "RouteLLM": "import matplotlib.pyplot, pandas, psutil, yaml, pandarallel, tqdm",
+    "RouteLLM": "import matplotlib.pyplot, pandas, routellm.controller, routellm.routers.routers",
+    "RouteLLM, bare": "import matplotlib.pyplot, pandas, psutil, yaml, pandarallel, tqdm",
     "cascade": "import experiments.cli, experiments.commands.evaluate, routers.evaluate",
 }
 
@@ -117,7 +121,9 @@ def main(data: Path, python: str) -> None:
         evaluate = [cascade, "evaluate", records, "--convention", "routellm", "--json"]
         commands = {
             "RouteLLM starting": [python, "-c", STARTS["RouteLLM"]],
-            "RouteLLM evaluate": [python, "-c", RUN, *MODELS],
+            "RouteLLM evaluate": [python, "-c", RUN, "whole", *MODELS],
+            "RouteLLM, bare starting": [python, "-c", STARTS["RouteLLM, bare"]],
+            "RouteLLM, bare evaluate": [python, "-c", RUN, "bare", *MODELS],
             "cascade starting": [sys.executable, "-c", STARTS["cascade"]],
             "cascade import": [
                 cascade, "import", "routellm", *files, data / "golden" / "mmlu_scores.csv",
@@ -127,6 +133,7 @@ def main(data: Path, python: str) -> None:
             "cascade evaluate, 1,000 resamples": evaluate,
         }  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": str(folder), "MPLBACKEND": "Agg"}
+        environment |= {"OPENAI_API_KEY": "none"}  # its client refuses to be made without one
         best, printed = dict.fromkeys(commands, float("inf")), {}
         for _ in range(TURNS):
             for title, command in commands.items():
@@ -135,11 +142,13 @@ def main(data: Path, python: str) -> None:
                 best[title] = min(best[title], took)
         check(printed["RouteLLM evaluate"], json.loads(printed["cascade evaluate"]))
     best["cascade import and evaluate"] = best["cascade import"] + best["cascade evaluate"]
-    table = Table("command", "seconds", "times faster", "without start-up s")
+    table = Table("command", "seconds", "times faster", "than bare", "without start-up s")
     for title, took in best.items():
-        starting = best[f"{title.split()[0]} starting"] * (1 + ("import and" in title))
-        ratio = f"{best['RouteLLM evaluate'] / took:.1f}"
-        table.add_row(title, f"{took:.2f}", ratio, f"{took - starting:.2f}")
+        program = next(name for name in ("RouteLLM, bare", "RouteLLM", "cascade") if name in title)
+        starting = best[f"{program} starting"] * (1 + ("import and" in title))
+        peers = ("RouteLLM evaluate", "RouteLLM, bare evaluate")
+        ratios = [f"{best[peer] / took:.1f}" for peer in peers]
+        table.add_row(title, f"{took:.2f}", *ratios, f"{took - starting:.2f}")
     Console().print(table)
 
 
