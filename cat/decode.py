@@ -27,6 +27,7 @@ from cat.padded import Ends, check_sizes, ends, last_and_mean, places, repeat
 from cat.sampling import GREEDY, Sampling, check_draws, draw, row_keys
 from cat.statistics import Statistics, statistics, where
 from cat.verify import numbered
+from cat.vocab import token_statistics
 from routers.errors import InputError
 
 
@@ -169,9 +170,8 @@ def forced(
     ).hidden
     last_BD, _ = last_and_mean(hidden[:, : tokens.shape[1]], lengths)
     predicts_BND = jnp.concatenate([last_BD[:, None], hidden[:, tokens.shape[1] :]], axis=1)
-    logits = model.unembed(predicts_BND)
-    hit = (jnp.argmax(logits, axis=-1) == response) & (real > 0)
-    return Forced(hit, where(real > 0, statistics(logits, response, topk)))
+    found = token_statistics(model.unembedding(), predicts_BND, response, topk)
+    return Forced(found.hit & (real > 0), where(real > 0, found.statistics))
 
 
 def _nothing(B: int, N: int, topk: int, prompt_BD: Array) -> Generation:

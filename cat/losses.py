@@ -66,18 +66,45 @@ def gatekeeper(
 ) -> Float[Array, "B T"]:
     """``a CE`` where the model's own argmax is the target, else ``(1 - a) KL(p || uniform)``.
 
-    KL(p || U) = log V - H(p), nats. No large model is needed.
+    No large model is needed.
 
     Source: Gatekeeper (2502.19335), L = a L_corr + (1 - a) L_incorr as secondary sources report
     it; that i runs over response tokens is our reading.
     """
+    correct_BT = correct_weight * cross_entropy(logits_BTV, targets_BT)
+    wrong_BT = (1.0 - correct_weight) * to_uniform(logits_BTV)
+    return jnp.where(hit(logits_BTV, targets_BT), correct_BT, wrong_BT)
+
+
+def hand_over(
+    logits_BTV: Float[Array, "B T V"],
+    targets_BT: Int[Array, "B T"],
+    large_hit: Bool[Array, "B T"],
+    correct_weight: float,
+) -> Float[Array, "B T"]:
+    """``(1 - a) KL(p || uniform)`` where the model is wrong and the large one right, else ``a CE``.
+
+    Gatekeeper's push to uniform, only where somebody stands behind: tokens the large model would
+    repair are handed over, the others learned. With the mask ``either_hit``, what both get wrong
+    is dropped as in CAT. A hybrid of the two; our choice.
+
+    Source: CAT (2406.00060) for the hits, Gatekeeper (2502.19335) for the two terms.
+    """
+    handed_BT = large_hit & ~hit(logits_BTV, targets_BT)
+    learned_BT = correct_weight * cross_entropy(logits_BTV, targets_BT)
+    uniform_BT = (1.0 - correct_weight) * to_uniform(logits_BTV)
+    return jnp.where(handed_BT, uniform_BT, learned_BT)
+
+
+def to_uniform(logits_BTV: Float[Array, "B T V"]) -> Float[Array, "B T"]:
+    """``KL(p || U) = log V - H(p)``, nats.
+
+    >>> round(float(to_uniform(jnp.array([[[0.0, -jnp.inf]]]))[0, 0]), 4)
+    0.6931
+    """
     logprob_BTV = jax.nn.log_softmax(logits_BTV, axis=-1)
     negative_entropy_BT = jnp.sum(jnp.exp(logprob_BTV) * _finite(logprob_BTV), axis=-1)
-    to_uniform_BT = math.log(logits_BTV.shape[-1]) + negative_entropy_BT
-    correct_BT = correct_weight * cross_entropy(logits_BTV, targets_BT)
-    return jnp.where(
-        hit(logits_BTV, targets_BT), correct_BT, (1.0 - correct_weight) * to_uniform_BT
-    )
+    return math.log(logits_BTV.shape[-1]) + negative_entropy_BT
 
 
 def per_token(
@@ -93,7 +120,10 @@ def per_token(
             f"loss {arm.loss} needs the large model's probabilities; "
             "store them (teacher_topk > 0) or use a live teacher"
         )
-    given = {name: teacher if name == "teacher" else getattr(arm, name) for name in names}
+    if "large_hit" in names and teacher is None:
+        raise InputError(f"loss {arm.loss} needs the large model's hits; pass its signals")
+    signals = {"teacher": teacher, "large_hit": None if teacher is None else teacher.hit}
+    given = {name: signals[name] if name in signals else getattr(arm, name) for name in names}
     return loss(logits_BTV, targets_BT, **given)
 
 
@@ -106,6 +136,15 @@ def reads_teacher(name: str) -> bool:
     return "teacher" in _parameters(name)
 
 
+def reads_hits(name: str) -> bool:
+    """Whether that loss needs the large model's hits.
+
+    >>> reads_hits("hand_over"), reads_hits("gatekeeper")
+    (True, False)
+    """
+    return "large_hit" in _parameters(name)
+
+
 def hit(logits_BTV: Float[Array, "B T V"], targets_BT: Int[Array, "B T"]) -> Bool[Array, "B T"]:
     """Whether the target is the argmax; ties go to the lowest id, as in ``jnp.argmax``.
 
@@ -116,7 +155,7 @@ def hit(logits_BTV: Float[Array, "B T V"], targets_BT: Int[Array, "B T"]) -> Boo
     """
     logits_BTV = jax.lax.stop_gradient(logits_BTV)
     target_BT1 = target_logit(logits_BTV, targets_BT)[..., None]
-    ids_BTV = jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2)
+    ids_BTV = token_ids(logits_BTV)
     before_BTV = ids_BTV < targets_BT[..., None]
     beaten_BTV = jnp.where(before_BTV, logits_BTV < target_BT1, logits_BTV <= target_BT1)
     return jnp.all(beaten_BTV, axis=-1)
@@ -126,8 +165,15 @@ def target_logit(
     logits_BTV: Float[Array, "B T V"], targets_BT: Int[Array, "B T"]
 ) -> Float[Array, "B T"]:
     """``logits[target]``, without a gather: its gradient is a select, not a scatter."""
-    ids_BTV = jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2)
-    return jnp.sum(jnp.where(ids_BTV == targets_BT[..., None], logits_BTV, 0.0), axis=-1)
+    on_BTV = token_ids(logits_BTV) == targets_BT[..., None]
+    return jnp.sum(jnp.where(on_BTV, logits_BTV, 0.0), axis=-1)
+
+
+def token_ids(logits: Float[Array, "*B V"]) -> Int[Array, "*B V"]:
+    """0 ... V - 1 along the last axis, split over the mesh as the logits are."""
+    last, sharding = logits.ndim - 1, jax.typeof(logits).sharding
+    split = None if sharding.mesh.empty else sharding
+    return jax.lax.broadcasted_iota(jnp.int32, logits.shape, last, out_sharding=split)
 
 
 def masked_sum(per_token_BT: Float[Array, "B T"], alpha_BT: Float[Array, "B T"]) -> Array:

@@ -1,33 +1,64 @@
-"""Token masks: which response tokens the small model is trained on.
+"""Token masks: which response tokens the small model is trained on, as a small language.
 
-One mask is one public function ``name(hits, key) -> alpha_BT`` with values 0 or 1, and 0 off
-the response; ``ArmConfig.mask`` names it. A *hit* is a position where a model's most likely
-token equals the target (teacher-forced on the reference). The small model's hits come from the
-same forward pass as the loss, so a mask follows the model as it learns.
+An expression says which tokens are kept: ``small | large`` is CAT's rule. Its words:
 
-Letters: B batch, T tokens.
+=============  ====================================================================
+``small``      the model being trained is right, in this very forward pass
+``before``     the small model was right before this training (stored)
+``large``      the large model is right (stored or live)
+``|  &  ~``    or, and, not; with parentheses
+``1``          every token
+``random(x)``  as many tokens as ``x`` keeps of the global batch, but drawn by lot
+a name         of ``NAMED``: ``random(either_hit)``
+=============  ====================================================================
+
+*Right* means a hit: the model's most likely token equals the target, teacher-forced on the
+reference. With ``ArmConfig.mask_temperature`` above 0 it is the probability of being right
+instead (``rightness``), events count as independent, and weights lie in [0, 1] (our choice).
+
+Letters: B batch, T tokens, N draws of an expression.
 """
 
 from __future__ import annotations
 
-import inspect
-import sys
-from collections.abc import Callable
+import ast
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from routers.errors import InputError, did_you_mean
 
+NAMED = {
+    # Every response token: the baseline arms.
+    "all": "1",
+    # Drops the tokens both models get wrong. Source: CAT (2406.00060), the token weight alpha
+    # as secondary sources report it; that "small" is the model being trained, not its frozen
+    # start, is our reading (the other one is "before | large").
+    "either_hit": "small | large",
+    # Drops what the large model would repair: a second reading, our choice, not CAT's rule.
+    "large_handles": "small | ~large",
+    # Ablations, our choice.
+    "large_hit": "large",
+    "small_hit": "small",
+    "both_hit": "small & large",
+    # Separates "fewer tokens" from "the right tokens".
+    "random_like": "random(either_hit)",
+}
+"""The masks that have a name; the others are written out."""
+
+WORDS = ("small", "before", "large")
+
 
 class Hits(NamedTuple):
-    """Where each model is right. ``mask_BT`` is 1 on response tokens; large may be unknown."""
+    """Where each model is right: 0/1 or a probability. ``mask_BT`` is 1 on response tokens."""
 
-    small_BT: Bool[Array, "B T"] | Any
-    large_BT: Bool[Array, "B T"] | Any | None
+    small_BT: Array | Any
+    large_BT: Array | Any | None
     mask_BT: Float[Array, "B T"] | Any
+    before_BT: Array | Any | None = None
 
 
 class Table(NamedTuple):
@@ -39,58 +70,66 @@ class Table(NamedTuple):
     n00: Int[Array, ""] | Any
 
 
-Mask = Callable[[Hits, Any], Array]
+def weights(expression: str, hits: Hits, key: Any = None) -> Float[Array, "B T"]:
+    """The weight of every token, 0 off the response; no gradient flows through it.
 
+    Args:
+        expression: a name of ``NAMED`` or an expression.
+        key: for ``random(...)``; others read none.
 
-def all(hits: Hits, key: Any) -> Float[Array, "B T"]:
-    """Every response token: the baseline arms."""
-    return _alpha(hits, jnp.ones_like(hits.small_BT))
-
-
-def either_hit(hits: Hits, key: Any) -> Float[Array, "B T"]:
-    """``small | large``: drops the tokens both models get wrong.
-
-    Source: CAT (2406.00060), the token weight alpha as secondary sources report it; that
-    "small" is the model being trained, not its frozen start, is our reading.
+    Raises:
+        InputError: not an expression, or it reads a model that ``hits`` does not know.
 
     >>> bits = jnp.array([[True, True, False, False]]), jnp.array([[True, False, True, False]])
-    >>> either_hit(Hits(*bits, jnp.ones((1, 4))), None).tolist()
+    >>> weights("small | large", Hits(*bits, jnp.ones((1, 4)))).tolist()
     [[1.0, 1.0, 1.0, 0.0]]
     """
-    return _alpha(hits, hits.small_BT | _large(hits))
+    lots_NBT = draw(expression, key, hits.mask_BT.shape)
+    return weigh(expression, hits, lots_NBT, rates(expression, hits))
 
 
-def large_handles(hits: Hits, key: Any) -> Float[Array, "B T"]:
-    """``small | ~large``: drops what the large model would repair (small wrong, large right).
+def draw(expression: str, key: Any, shape: tuple[int, ...]) -> Float[Array, "N B T"] | None:
+    """The uniform numbers its ``random(...)`` compare with their rates; None without any."""
+    count = len(_drawn(parse(expression)))
+    if not count:
+        return None
+    keys = [key, *(jax.random.fold_in(key, i) for i in range(1, count))]
+    return jnp.stack([jax.random.uniform(k, shape) for k in keys])
 
-    A second reading of "mask what the large model should handle"; our choice, not CAT's rule.
+
+def rates(expression: str, hits: Hits) -> Float[Array, " N"] | None:
+    """What each ``random(x)`` keeps: the mean of x over all response tokens of ``hits``."""
+    drawn = _drawn(parse(expression))
+    if not drawn:
+        return None
+    kept_NBT = jnp.stack([_on(hits, _value(node.args[0], hits, iter(()))) for node in drawn])
+    return kept_NBT.sum(axis=(1, 2)) / jnp.maximum(hits.mask_BT.sum(), 1.0)
+
+
+def weigh(
+    expression: str,
+    hits: Hits,
+    lots_NBT: Float[Array, "N B T"] | None,
+    rates_N: Float[Array, " N"] | None,
+) -> Float[Array, "B T"]:
+    """``weights`` of some of a batch's tokens, with the whole batch's draws and rates."""
+    lots = () if lots_NBT is None or rates_N is None else zip(lots_NBT, rates_N, strict=True)
+    kept = iter([(lot_BT < rate).astype(jnp.float32) for lot_BT, rate in lots])
+    return jax.lax.stop_gradient(_on(hits, _value(parse(expression), hits, kept)))
+
+
+def rightness(logprob_BT: Float[Array, "B T"], temperature: float) -> Float[Array, "B T"]:
+    """``sigmoid(logit(p) / temperature)``, p = the probability a model gives to the target.
+
+    At temperature 1 p itself; towards 0 it becomes "p > 1/2", which is stricter than a hit. A
+    model whose probability is not a number is not right: 0. Our choice.
+
+    >>> rightness(jnp.log(jnp.array([[0.25, 0.75]])), 1.0).round(4).tolist()
+    [[0.25, 0.75]]
     """
-    return _alpha(hits, hits.small_BT | ~_large(hits))
-
-
-def large_hit(hits: Hits, key: Any) -> Float[Array, "B T"]:
-    """``large``: only what the large model gets right. An ablation; our choice."""
-    return _alpha(hits, _large(hits))
-
-
-def small_hit(hits: Hits, key: Any) -> Float[Array, "B T"]:
-    """``small``: only what the small model already gets right. An ablation; our choice."""
-    return _alpha(hits, hits.small_BT)
-
-
-def both_hit(hits: Hits, key: Any) -> Float[Array, "B T"]:
-    """``small & large``: the conjunctive reading of CAT's rule. An ablation."""
-    return _alpha(hits, hits.small_BT & _large(hits))
-
-
-def random_like(hits: Hits, key: Any) -> Float[Array, "B T"]:
-    """Bernoulli(p), p = keep rate of ``either_hit`` over the global batch's response tokens.
-
-    Separates "fewer tokens" from "the right tokens". Our choice.
-    """
-    kept, tokens = either_hit(hits, key).sum(), hits.mask_BT.sum()
-    rate = kept / jnp.maximum(tokens, 1.0)
-    return _alpha(hits, jax.random.uniform(key, hits.mask_BT.shape) < rate)
+    below_BT = jnp.minimum(logprob_BT.astype(jnp.float32), -1e-7)  # log(1 - p) stays finite
+    right_BT = jax.nn.sigmoid((below_BT - jnp.log(-jnp.expm1(below_BT))) / temperature)
+    return jnp.where(jnp.isnan(right_BT), 0.0, right_BT)
 
 
 def two_by_two(hits: Hits) -> Table:
@@ -100,61 +139,103 @@ def two_by_two(hits: Hits) -> Table:
     >>> [int(n) for n in two_by_two(Hits(*bits, jnp.ones((1, 3))))]
     [1, 1, 1, 0]
     """
-    small_BT, large_BT, on_BT = hits.small_BT, _large(hits), hits.mask_BT > 0
+    on_BT = hits.mask_BT > 0
+    small_BT, large_BT = hits.small_BT, _known("large", hits)
     cells = (small_BT & large_BT, small_BT & ~large_BT, ~small_BT & large_BT)
     n11, n10, n01 = (jnp.sum(cell & on_BT, dtype=jnp.int32) for cell in cells)
     return Table(n11, n10, n01, jnp.sum(on_BT, dtype=jnp.int32) - n11 - n10 - n01)
 
 
-_TOOLS = {"two_by_two", "names", "get", "reads_large"}
+def reads(expression: str) -> frozenset[str]:
+    """The models whose hits an expression reads.
 
-
-def names() -> list[str]:
-    """The masks of this file: every public function that is not a tool.
-
-    >>> "either_hit" in names(), "two_by_two" in names()
-    (True, False)
+    >>> sorted(reads("random(before & ~large)")), sorted(reads("all"))
+    (['before', 'large'], [])
     """
-    here = inspect.getmembers(sys.modules[__name__], inspect.isfunction)
-    mine = [name for name, function in here if function.__module__ == __name__]
-    return [name for name in mine if not name.startswith("_") and name not in _TOOLS]
+    named = [node.id for node in ast.walk(parse(expression)) if isinstance(node, ast.Name)]
+    return frozenset(named) & frozenset(WORDS)
 
 
-def get(name: str) -> Mask:
-    """The mask of that name; InputError with the nearest name if there is none."""
-    if name not in names():
-        raise InputError(f"no token mask {name!r} in cat/masks.py; {did_you_mean(name, names())}")
-    return globals()[name]
-
-
-def reads_large(name: str) -> bool:
-    """Whether that mask needs the large model's hits, found by asking it to do without.
-
-    >>> reads_large("either_hit"), reads_large("small_hit")
-    (True, False)
-    """
-    hits = Hits(jnp.ones((1, 1), bool), None, jnp.ones((1, 1)))
+@functools.lru_cache
+def parse(expression: str) -> ast.expr:
+    """The expression's tree, names of ``NAMED`` put in; InputError says what is wrong with it."""
+    if expression in NAMED:
+        return parse(NAMED[expression])
     try:
-        get(name)(hits, jax.random.key(0))
-    except LargeHitsMissing:
-        return True
-    return False
+        tree = ast.parse(expression, mode="eval").body
+    except SyntaxError:
+        raise _refused(expression, "it is not an expression") from None
+    return _checked(tree, expression)
 
 
-class LargeHitsMissing(InputError):
-    """A mask was asked for without the large model's hits."""
+def _checked(node: ast.expr, whole: str, inside: bool = False) -> ast.expr:
+    """The same node if it is of the language, names replaced by what they stand for."""
+    match node:
+        case ast.Name(id=word) if word in WORDS:
+            return node
+        case ast.Name(id=name) if name in NAMED:
+            return _checked(parse(NAMED[name]), whole, inside)
+        case ast.Constant(value=1):
+            return node
+        case ast.UnaryOp(op=ast.Invert(), operand=x):
+            return ast.UnaryOp(node.op, _checked(x, whole, inside))
+        case ast.BinOp(left=x, op=ast.BitOr() | ast.BitAnd(), right=y):
+            return ast.BinOp(_checked(x, whole, inside), node.op, _checked(y, whole, inside))
+        case ast.Call(func=ast.Name(id="random"), args=[x], keywords=[]) if not inside:
+            return ast.Call(node.func, [_checked(x, whole, True)], [])
+        case ast.Name(id=name):
+            raise _refused(whole, f"'{name}': {did_you_mean(name, [*WORDS, *NAMED, 'random'])}")
+    raise _refused(whole, f"'{ast.unparse(node)}' is not part of the language")
 
 
-def _large(hits: Hits) -> Array:
-    """The large model's hits, or an error that says how to get them."""
-    if hits.large_BT is None:
-        raise LargeHitsMissing(
-            "this token mask reads the large model's hits; pass teacher= (stored) or large= (live)"
+def _refused(expression: str, why: str) -> InputError:
+    """What is wrong, and how expressions look."""
+    return InputError(
+        f"token mask {expression!r}: {why}; use small, before, large, |, &, ~, random(...) or a "
+        f"name: {', '.join(NAMED)}"
+    )
+
+
+def _drawn(tree: ast.expr) -> list[ast.Call]:
+    """Its ``random(...)``, in the order ``_value`` meets them."""
+    match tree:
+        case ast.Call():
+            return [tree]
+        case ast.UnaryOp(operand=x):
+            return _drawn(x)
+        case ast.BinOp(left=x, right=y):
+            return _drawn(x) + _drawn(y)
+    return []
+
+
+def _value(tree: ast.expr, hits: Hits, kept: Any) -> Array:
+    """A tree's weights in [0, 1]; ``kept`` yields what each ``random(...)`` drew."""
+    match tree:
+        case ast.Name(id=word):
+            return _known(word, hits).astype(jnp.float32)
+        case ast.Constant():
+            return jnp.ones_like(hits.mask_BT)
+        case ast.UnaryOp(operand=x):
+            return 1.0 - _value(x, hits, kept)
+        case ast.BinOp(left=left, op=op, right=right):
+            x, y = _value(left, hits, kept), _value(right, hits, kept)
+            return x * y if isinstance(op, ast.BitAnd) else x + y - x * y
+    return next(kept)
+
+
+def _known(word: str, hits: Hits) -> Array:
+    """That model's hits, or an error that says how to get them."""
+    found = getattr(hits, f"{word}_BT")
+    if found is None:
+        given = (
+            "pass before= (stored)"
+            if word == "before"
+            else "pass teacher= (stored) or large= (live)"
         )
-    return hits.large_BT
+        raise InputError(f"this token mask reads the hits of '{word}'; {given}")
+    return found
 
 
-def _alpha(hits: Hits, keep_BT: Array) -> Array:
-    """0/1 weights on the response; no gradient flows through a mask."""
-    keep_BT = keep_BT & (hits.mask_BT > 0)
-    return jax.lax.stop_gradient(keep_BT.astype(jnp.float32))
+def _on(hits: Hits, kept_BT: Array) -> Array:
+    """Weights on the response, 0 elsewhere."""
+    return jnp.where(hits.mask_BT > 0, kept_BT, 0.0)

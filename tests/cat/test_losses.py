@@ -10,7 +10,15 @@ import pytest
 
 from cat import losses, masks
 from cat.config import ARMS, ArmConfig
-from cat.losses import cross_entropy, distill, gatekeeper, hit, masked_mean, per_token
+from cat.losses import (
+    cross_entropy,
+    distill,
+    gatekeeper,
+    hand_over,
+    hit,
+    masked_mean,
+    per_token,
+)
 from cat.masks import Hits
 from cat.types import Teacher
 from routers.errors import InputError
@@ -214,10 +222,30 @@ def test_the_gradient_is_exactly_zero_where_alpha_is_zero():
         assert (np.asarray(gradient)[np.asarray(alpha) > 0] != 0).any()
 
 
+@pytest.mark.parametrize("a", [0.0, 0.3, 1.0])
+def test_hand_over_equals_a_loop(a):
+    def one(student, target, teacher):
+        p = softmax(student)
+        if np.argmax(student) != target and np.argmax(teacher) == target:
+            return (1 - a) * (math.log(V) + p @ np.log(p))
+        return -a * np.log(p[target])
+
+    got = hand_over(LOGITS, TARGETS, hit(LARGE, TARGETS), a)
+    np.testing.assert_allclose(got, each(one), rtol=1e-5, atol=1e-6)
+
+
+def test_hand_over_with_cats_mask_is_gatekeeper_without_what_both_get_wrong():
+    teacher = live()
+    hybrid = arm_loss(ArmConfig(loss="hand_over", mask="either_hit"), teacher)
+    other = arm_loss(ArmConfig(loss="gatekeeper", mask="either_hit"), teacher)
+    for a, b in zip(hybrid, other, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
 def arm_loss(arm: ArmConfig, teacher: Teacher):
     def loss(logits):
         hits = Hits(hit(logits, TARGETS), teacher.hit, MASK)
-        alpha = masks.get(arm.mask)(hits, jax.random.key(0))
+        alpha = masks.weights(arm.mask, hits, jax.random.key(0))
         return masked_mean(per_token(arm, logits, TARGETS, teacher), alpha, MASK)
 
     return jax.value_and_grad(loss)(LOGITS)
