@@ -13,7 +13,9 @@ from flax import nnx
 from jax.tree_util import keystr
 
 from cat.config import LoraConfig
+from cat.mesh import shard_params
 from cat.models.decoder import Decoder
+from cat.models.product import layout, product
 from cat.quantize import intercepted
 
 A, B = "_lora_a", "_lora_b"
@@ -29,9 +31,25 @@ def adapt(model: Decoder, config: LoraConfig, seed: int) -> Decoder:
     """
     import qwix
 
+    library: Any = qwix
+
+    class Frozen(library.PtqProvider):
+        """What adapters are added to: our product, which knows how parameters are split."""
+
+        def einsum(self, letters: str, x: Any, kernel: Any, **kind: Any) -> jax.Array:
+            return product(letters, x, kernel)
+
+    class Adapted(library.LoraProvider, Frozen):
+        """The library's adapters over it."""
+
+    def adapted(letters: str, x: Any, kernel: Any) -> jax.Array:
+        return provider.einsum(letters, x, kernel, out_sharding=layout(letters, x, kernel))
+
     modules = f".*({config.modules}).*"
-    provider = qwix.LoraProvider(module_path=modules, rank=config.rank, alpha=config.alpha)
-    return intercepted(model, provider, rngs=nnx.Rngs(seed))
+    provider = Adapted(module_path=modules, rank=config.rank, alpha=config.alpha)
+    made = intercepted(model, provider, adapted, rngs=nnx.Rngs(seed))
+    nnx.update(made, shard_params(nnx.state(made, nnx.LoRAParam)))
+    return made
 
 
 def split(model: Decoder) -> tuple[Any, Any, Any]:

@@ -1,8 +1,8 @@
 """Bytes that a model takes on each device, to train and to serve, from shapes alone.
 
 Nothing is allocated: shapes are traced through the code that will run, so the figures follow it.
-Parameters, gradients and optimiser moments lie as ``cat.mesh.param_spec`` says, which today
-copies them to every device; rows of batches and caches are split over ``data`` and ``fsdp``.
+Parameters, gradients and optimiser moments lie as ``cat.mesh.param_spec`` says; rows of batches and
+caches are split over ``data`` and ``fsdp``, heads of a cache over ``tensor`` where they divide.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from cat import response
 from cat.config import ArmConfig, ModelConfig, OptimizerConfig
 from cat.models.cache import empty_cache
 from cat.models.decoder import Decoder
-from cat.step import make_optimizer, objective
-from cat.teacher import forward
+from cat.objective import Whole, objective
+from cat.step import make_optimizer
 from cat.types import Batch
 from routers.errors import InputError
 
@@ -71,7 +71,9 @@ def training(
     parameters + gradients + two AdamW moments, each of the parameters' size and type, + what
     ``kept`` counts for this device's share of the rows. Assumed: the loss of the arm ``xent``;
     no buffers beside these (the compiler may keep less, by computing elementwise work twice,
-    or more); a teacher that is live takes its own parameters besides.
+    or more; with ``fsdp`` one layer's parameters are whole while they are used); activations
+    that ``tensor`` splits are counted whole; a teacher that is live takes its own parameters
+    besides.
 
     Args:
         config: sizes; parameters, moments and products are of type ``config.dtype``.
@@ -111,7 +113,11 @@ def serving(config: ModelConfig, mesh: MeshSizes, *, rows: int, context: int) ->
     """
     share = _share(rows, mesh)
     _at_least_one(context=context)
-    cache = _bytes(jax.eval_shape(lambda: empty_cache(config, share, context)))
+    heads = config.kv_heads
+    split = dataclasses.replace(
+        config, kv_heads=heads // mesh.tensor if heads % mesh.tensor == 0 else heads
+    )
+    cache = _bytes(jax.eval_shape(lambda: empty_cache(split, share, context)))
     return Serving(on_device(_parameters, config, mesh), cache)
 
 
@@ -133,7 +139,7 @@ def on_device(shapes: Any, config: ModelConfig, mesh: MeshSizes) -> int:
 
 def _part(path: tuple[Any, ...], leaf: Any, mesh: MeshSizes) -> int:
     """Bytes of one device's part of one array, as ``param_spec`` splits it."""
-    spec = tuple(meshes.param_spec(path, leaf.shape))
+    spec = tuple(meshes.param_spec(path, leaf.shape, mesh._asdict()))
     size = leaf.dtype.itemsize
     for i, length in enumerate(leaf.shape):
         axes = spec[i] if i < len(spec) and spec[i] is not None else ()
@@ -169,10 +175,11 @@ def _residuals(config: ModelConfig, rows: int, tokens: int, response_tokens: int
 
     def residuals(params: Any, batch: Batch) -> list[Any]:
         def loss(params: Any) -> Any:
-            at = response.places(batch.mask, response_tokens)
-            logits = forward(nnx.merge(graph, params), batch, at)
-            near = response.narrow(batch, at)
-            return objective(ArmConfig(), logits, near, None, jax.random.key(0))[0]
+            at, model = response.places(batch.mask, response_tokens), nnx.merge(graph, params)
+            hidden = model.hidden(batch.tokens, batch.positions, batch.segments).hidden
+            near, places = response.narrow(batch, at), response.take(hidden, at)
+            whole = Whole(jnp.maximum(batch.mask.sum(), 1.0))
+            return objective(ArmConfig(), model.unembedding(), places, near, None, None, whole)[0]
 
         given = {id(leaf) for leaf in jax.tree.leaves((params, batch))}
         leaves = jax.tree.leaves(jax.vjp(loss, params)[1])

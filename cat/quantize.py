@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 from flax import nnx
+from jax import Array, lax
 
-from cat.mesh import row_count, shard_batch
+from cat.mesh import gathered, row_count, shard_batch
+from cat.models import product as products
+from cat.models.cache import empty_cache
 from cat.models.decoder import Decoder
 
 MODULES = ".*(attention|ffn).*"
@@ -26,15 +30,33 @@ def int8(model: Decoder) -> Decoder:
     """
     import qwix
 
+    def product(letters: str, x: Array, kernel: Any) -> Array:
+        """Scales of output channels can be multiplied in after the sum."""
+        of_kernel, of_out = letters.split(",")[1].split("->")
+        whole = gathered(kernel.qvalue).astype(x.dtype)
+        scale = gathered(kernel.scale).astype(x.dtype)
+        summed = [axis for axis, letter in enumerate(of_kernel) if letter not in of_out]
+        out, scale = products.product(letters, x, whole), lax.squeeze(scale, summed)
+        return out * lax.expand_dims(scale, range(out.ndim - scale.ndim))
+
     rule = qwix.QuantizationRule(module_path=MODULES, weight_qtype="int8", act_qtype=None)
-    return intercepted(model, qwix.PtqProvider([rule]))
+    provider = qwix.PtqProvider([rule], _einsum_fn=product)
+    return intercepted(model, provider, provider.einsum)
 
 
-def intercepted(model: Decoder, provider: Any, **rngs: nnx.Rngs) -> Decoder:
-    """The model with ``hidden`` run through a qwix provider, its parameters turned accordingly."""
+def intercepted(
+    model: Decoder, provider: Any, product: Callable[..., Array], **rngs: nnx.Rngs
+) -> Decoder:
+    """The model with every ``cat.models.product.product`` of ``hidden`` done by ``product``.
+
+    The provider turns parameters when it first meets them. That call goes through a cache, since
+    nothing is computed again there: within ``jax.checkpoint`` no parameter can be made.
+    """
     import qwix
 
+    provider.get_intercept_map = lambda: {"cat.models.product.product": product}
     row = np.zeros((row_count(), 1), np.int32)  # shapes matter, values do not
     places = shard_batch((row, row, row + 1))
-    made = qwix.quantize_model(model, provider, *places, methods=("hidden",), **rngs)
+    cache = empty_cache(model.config, len(row), 1)
+    made = qwix.quantize_model(model, provider, *places, cache, methods=("hidden",), **rngs)
     return cast(Decoder, made)  # a subclass, made on the spot

@@ -24,6 +24,7 @@ from cat.models.config import AttentionPath, ModelConfig, RopeScaling
 from cat.models.norm import RMSNorm
 from cat.models.plain import Places, attend, cap, visible
 from cat.models.positions import inverse_frequencies, rotate
+from cat.models.product import Projection
 
 __all__ = ["Attention", "Places", "attend", "cap", "visible"]
 
@@ -67,10 +68,10 @@ class Attention(nnx.Module):
         self.config = config
         self.window = config.window(layer)
 
-        def project(heads: int, letters: str) -> nnx.Einsum:
+        def project(heads: int, letters: str) -> Projection:
             bias = (heads, C) if config.qkv_bias else None
             shape = (D, heads, C)
-            return nnx.Einsum(letters, shape, bias, kernel_init=FAN_IN_D, dtype=dtype, rngs=rngs)
+            return Projection(letters, shape, bias, kernel_init=FAN_IN_D, dtype=dtype, rngs=rngs)
 
         dtype = jnp.dtype(config.dtype)
         self.query = project(H, "BTD,DHC->BTHC")
@@ -81,7 +82,7 @@ class Attention(nnx.Module):
         init = jax.nn.initializers.variance_scaling(
             scale, "fan_in", "normal", in_axis=(0, 1), out_axis=2
         )
-        self.out = nnx.Einsum("BTHC,HCD->BTD", (H, C, D), kernel_init=init, dtype=dtype, rngs=rngs)
+        self.out = Projection("BTHC,HCD->BTD", (H, C, D), kernel_init=init, dtype=dtype, rngs=rngs)
         if config.qk_norm != "none":
             whole = config.qk_norm == "projection"
             self.query_norm = RMSNorm(H * C if whole else C, config, rngs=rngs)
@@ -116,7 +117,7 @@ class Attention(nnx.Module):
     ) -> Array:
         """Values mixed by attention, by the path that the configuration asks for."""
         config, window, softcap = self.config, self.window, self.config.attention_softcap
-        qkv = q_BTHC, k_BSKC, v_BSKC
+        qkv = q_BTHC, heads_like(k_BSKC, q_BTHC), heads_like(v_BSKC, q_BTHC)
         scale = config.attention_scale or config.head_dim**-0.5
         match path_of(config.attention, q_BTHC.shape[1], k_BSKC.shape[1], cached=cached):
             case "plain":
@@ -134,3 +135,18 @@ class Attention(nnx.Module):
             return norm(x_BTHC)
         B, T, H, C = x_BTHC.shape
         return reshape(norm(reshape(x_BTHC, B, T, H * C)), B, T, H, C)
+
+
+def heads_like(x_BSKC: Float[Array, "B S K C"], q_BTHC: Float[Array, "B T H C"]) -> Array:
+    """Key/value heads where the query heads that read them are.
+
+    Query heads may be split over ``tensor`` more finely than key/value heads can be. Each query
+    head then gets its own copy of what it reads, [B, S, H, C], split as the queries are.
+    """
+    wanted, found = (jax.typeof(x).sharding for x in (q_BTHC, x_BSKC))
+    if wanted.mesh.empty or found.spec[2] == wanted.spec[2]:
+        return x_BSKC
+    B, S, K, C = x_BSKC.shape
+    G = q_BTHC.shape[2] // K
+    copies_BSKGC = jnp.broadcast_to(x_BSKC[:, :, :, None], (B, S, K, G, C))
+    return jax.reshard(reshape(copies_BSKGC, B, S, K * G, C), wanted.spec)

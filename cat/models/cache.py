@@ -36,9 +36,10 @@ class Cache(NamedTuple):
 
 
 def empty_cache(config: ModelConfig, rows: int, slots: int) -> Cache:
-    """A cache of ``slots`` empty slots for ``rows`` rows, rows split over the current mesh."""
+    """A cache of ``slots`` empty slots for ``rows`` rows, split over the current mesh."""
     slots_BS = row_zeros((rows, slots), jnp.int32)
-    kv_BSKC = row_zeros((rows, slots, config.kv_heads, config.head_dim), jnp.dtype(config.dtype))
+    shape = (rows, slots, config.kv_heads, config.head_dim)
+    kv_BSKC = row_zeros(shape, jnp.dtype(config.dtype), heads=2)
     layers = tuple(LayerCache(kv_BSKC, kv_BSKC) for _ in range(config.layers))
     return Cache(layers, slots_BS, slots_BS, jnp.int32(0))
 

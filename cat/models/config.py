@@ -22,6 +22,11 @@ AttentionPath = Literal["auto", "plain", "blockwise", "cudnn", "splash"]
 """How attention is computed; ``cat.models.attention.path_of`` says what ``auto`` is."""
 
 
+Remat = Literal["none", "layer", "dots"]
+"""What of a layer is computed again in the backward pass: nothing, all of it, or all but the
+products with its matrices."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
     """How rotary frequencies are stretched for contexts longer than the trained one.
@@ -68,6 +73,7 @@ class ModelConfig:
     logit_softcap: float = off(0.0)
     attention: AttentionPath = off("auto")  # cudnn: NVIDIA GPU; splash: TPU
     dtype: Literal["float32", "bfloat16"] = off("float32")  # of products; norms, softmax: float32
+    remat: Remat = off("none")  # computed again in training: memory for time, the same numbers
 
     def window(self, layer: int) -> int:
         """Keys a token of that layer sees, itself included; 0 = all before it."""

@@ -9,6 +9,7 @@ Letters: B batch, T tokens, D width, F feed-forward width, V vocabulary.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +17,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from cat.mesh import on_rows
-from cat.models.attention import Attention, Places, cap
+from cat.mesh import gathered, on_rows
+from cat.models.attention import Attention, Places
 from cat.models.cache import Cache, LayerCache, append
-from cat.models.config import ModelConfig, check_model
+from cat.models.config import ModelConfig, Remat, check_model
+from cat.models.embedding import look_up
 from cat.models.norm import RMSNorm
+from cat.models.product import Projection
+from cat.models.unembedding import Unembedding
 from routers.errors import InputError
 
 ACTIVATIONS = {
@@ -45,13 +49,13 @@ class FeedForward(nnx.Module):
         wide = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
         self.activation = ACTIVATIONS[config.activation]
 
-        def linear(rows: int, columns: int, kernel_init: Any) -> nnx.Linear:
+        def project(letters: str, rows: int, columns: int, kernel_init: Any) -> Projection:
             kind: dict[str, Any] = dict(dtype=jnp.dtype(config.dtype), kernel_init=kernel_init)
-            return nnx.Linear(rows, columns, use_bias=False, rngs=rngs, **kind)
+            return Projection(letters, (rows, columns), rngs=rngs, **kind)
 
-        self.gate = linear(D, F, wide)
-        self.up = linear(D, F, wide)
-        self.down = linear(F, D, init)
+        self.gate = project("BTD,DF->BTF", D, F, wide)
+        self.up = project("BTD,DF->BTF", D, F, wide)
+        self.down = project("BTF,FD->BTD", F, D, init)
 
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Each position on its own."""
@@ -150,7 +154,7 @@ class Decoder(nnx.Module):
         """
         if cache is not None:  # its rows are split over the mesh, and must meet rows split alike
             tokens, positions, segments = map(on_rows, (tokens, positions, segments))
-        x_BTD = self.embed(tokens, out_sharding=_rows_like(tokens))
+        x_BTD = look_up(self.embed.embedding[...], tokens).astype(self.config.dtype)
         if self.config.scaled_embedding:  # the factor is rounded to the embedding's type
             x_BTD = x_BTD * jnp.asarray(self.config.width**0.5, x_BTD.dtype)
         k_positions, k_segments, index = positions, segments, None
@@ -161,8 +165,10 @@ class Decoder(nnx.Module):
         places = Places(positions, segments, k_positions, k_segments)
         written = []
         for i, layer in enumerate(self.layers):
-            layer_cache = None if cache is None else cache.layers[i]
-            x_BTD, layer_cache = layer(x_BTD, places, layer_cache, index)
+            if cache is None:
+                x_BTD = rematerialised(layer, self.config.remat)(x_BTD, places, None, None)[0]
+                continue
+            x_BTD, layer_cache = layer(x_BTD, places, cache.layers[i], index)
             written.append(layer_cache)
         if cache is not None:
             index = cache.next_slot + tokens.shape[1]
@@ -171,11 +177,31 @@ class Decoder(nnx.Module):
 
     def unembed(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Logits in float32; with tied embeddings, products with the embedding rows."""
-        logits = self.embed.attend(hidden) if self.config.tied_embeddings else self.head(hidden)
-        return cap(logits.astype(jnp.float32), self.config.logit_softcap)
+        return gathered(self.unembedding()(hidden), "tensor")
+
+    def unembedding(self) -> Unembedding:
+        """The last step as a value, for ``cat.vocab``, which takes it a chunk at a time."""
+        config = self.config
+        kernel = self.embed.embedding if config.tied_embeddings else self.head.kernel
+        table = gathered(kernel[...])
+        return Unembedding(table, config.tied_embeddings, config.dtype, config.logit_softcap)
 
 
-def _rows_like(tokens: Array) -> jax.sharding.NamedSharding | None:
-    """The sharding of embedded tokens; a gather cannot tell it by itself on an explicit mesh."""
-    sharding = jax.typeof(tokens).sharding
-    return None if sharding.mesh.empty else sharding.update(spec=jax.P(*sharding.spec, None))
+POLICIES = {
+    "layer": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What the backward pass finds saved of a layer: its input alone, or every product of a matrix."""
+
+
+def rematerialised(layer: Layer, remat: Remat) -> Callable[..., Any]:
+    """The layer, computed again in the backward pass as far as its policy does not save it."""
+    if remat == "none":
+        return layer
+    graph, state = nnx.split(layer)
+
+    @functools.partial(jax.checkpoint, policy=POLICIES[remat])
+    def again(state: Any, *given: Any) -> Any:
+        return nnx.merge(graph, state)(*given)
+
+    return functools.partial(again, state)

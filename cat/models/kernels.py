@@ -122,21 +122,20 @@ def _need(backend: str, name: str, device: str) -> None:
 def _guarded(
     run: Callable[..., Array], fine_B: Array, q: Array, k: Array, v: Array, places: Places
 ) -> Array:
-    """``run`` on each device's rows; 0 at pads, NaN in rows that the kernel would get wrong."""
-    out_BTHC = _on_rows(run, q, k, v, places.q_segments)
+    """``run`` on each device's part; 0 at pads, NaN in rows that the kernel would get wrong."""
+    out_BTHC = _on_devices(run, q, k, v, places.q_segments)
     real_BTHC = (places.q_segments > 0)[:, :, None, None]
     out_BTHC = jnp.where(real_BTHC, out_BTHC, jnp.zeros((), out_BTHC.dtype))
     return jnp.where(fine_B[:, None, None, None], out_BTHC, jnp.asarray(jnp.nan, out_BTHC.dtype))
 
 
-def _on_rows(run: Callable[..., Array], *arrays: Array) -> Array:
-    """A kernel knows no mesh: each device runs it on the rows that it holds."""
+def _on_devices(run: Callable[..., Array], *arrays: Array) -> Array:
+    """A kernel knows no mesh: each device runs it on the rows, and the heads, that it holds."""
     sharding = jax.typeof(arrays[0]).sharding
     if sharding.mesh.empty:
         return run(*arrays)
-    rows = jax.P(sharding.spec[0])
-    spec = (rows,) * len(arrays)
-    return jax.shard_map(run, in_specs=spec, out_specs=rows, check_vma=False)(*arrays)
+    specs = tuple(jax.typeof(array).sharding.spec for array in arrays)
+    return jax.shard_map(run, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
 
 
 def _splash(

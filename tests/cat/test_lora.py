@@ -16,9 +16,9 @@ SIZE = ModelConfig(width=16, layers=1, heads=2, kv_heads=1, head_dim=6, ffn=24, 
 LORA = LoraConfig(rank=2, alpha=3.0)
 
 
-@pytest.fixture(autouse=True, params=[1, 8], ids=["1 device", "8 devices"])
+@pytest.fixture(autouse=True, params=[(1, 1, 1), (8, 1, 1), (2, 2, 2)], ids=str)
 def mesh(request):
-    with jax.set_mesh(make_mesh(data=request.param)):
+    with jax.set_mesh(make_mesh(*request.param)):
         yield
 
 

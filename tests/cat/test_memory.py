@@ -11,13 +11,12 @@ from jax.ad_checkpoint import print_saved_residuals
 from jax.sharding import PartitionSpec
 
 from cat import mesh as meshes
-from cat import response, step
+from cat import objective, response, step
 from cat.config import ArmConfig, ModelConfig, OptimizerConfig
 from cat.decode import generate
 from cat.flops import parameter_count
 from cat.memory import MeshSizes, kept, on_device, serving, training
 from cat.models.decoder import Decoder
-from cat.teacher import forward
 from cat.types import Batch
 from routers.errors import InputError
 
@@ -46,10 +45,11 @@ def printed(config, capsys):
     batch = Batch(ids, ids, jnp.ones((ROWS, TOKENS)), ids, ids, teacher=None)
 
     def loss(params):
-        at = response.places(batch.mask, RESPONSE)
-        logits = forward(nnx.merge(graph, params), batch, at)
-        near = response.narrow(batch, at)
-        return step.objective(ArmConfig(), logits, near, None, jax.random.key(0))[0]
+        at, model = response.places(batch.mask, RESPONSE), nnx.merge(graph, params)
+        near, hidden = response.narrow(batch, at), model.hidden(batch.tokens, ids, ids).hidden
+        whole = objective.Whole(jnp.maximum(batch.mask.sum(), 1.0))
+        given = (model.unembedding(), response.take(hidden, at), near, None, None, whole)
+        return objective.objective(ArmConfig(), *given)[0]
 
     with jax.set_mesh(meshes.make_mesh(data=1)):
         print_saved_residuals(loss, params)
@@ -132,20 +132,39 @@ def test_the_cache_in_closed_form():
     assert half.cache == 6 * 40 * (2 * numbers + 2 * 4) + 4
 
 
-def test_rows_are_split_and_parameters_copied():
-    """As the code lays them out today; ``tensor`` splits nothing."""
+def test_rows_parameters_and_caches_are_split():
     sizes = dict(tokens=TOKENS, response_tokens=RESPONSE)
     one = training(SIZES, MeshSizes(), rows=2, **sizes)
-    assert training(SIZES, MeshSizes(data=4, fsdp=2), rows=16, **sizes) == one
-    assert training(SIZES, MeshSizes(tensor=2), rows=2, **sizes) == one
+    assert training(SIZES, MeshSizes(data=8), rows=16, **sizes) == one
+    split = training(SIZES, MeshSizes(data=4, fsdp=2), rows=16, **sizes)
+    norms = 4 * SIZES.width * (2 * SIZES.layers + 1)  # vectors are copied
+    assert split.parameters == (one.parameters - norms) // 2 + norms
+    assert split.moments == 2 * split.parameters + 8
+    assert split.activations == one.activations
     alone = serving(SIZES, MeshSizes(), rows=2, context=9)
-    assert serving(SIZES, MeshSizes(2, 2, 8), rows=8, context=9) == alone
+    halves = serving(SIZES, MeshSizes(tensor=2), rows=2, context=9)
+    assert halves.parameters == split.parameters
+    numbers = 4 * 2 * SIZES.layers * SIZES.kv_heads * SIZES.head_dim
+    assert alone.cache - halves.cache == 2 * 9 * numbers // 2
+    odd = dataclasses.replace(SIZES, kv_heads=1)  # one head is copied
+    one_head = [serving(odd, MeshSizes(tensor=n), rows=2, context=9).cache for n in (1, 2)]
+    assert one_head[0] == one_head[1]
+
+
+def test_layers_that_are_computed_again_keep_their_input_alone():
+    """Of a further layer: [B, T, D] in float32."""
+    again = dataclasses.replace(SIZES, remat="layer", attention="plain")
+    found = [kept(dataclasses.replace(again, layers=n), ROWS, TOKENS, RESPONSE) for n in (2, 3)]
+    assert found[1] - found[0] == 4 * ROWS * TOKENS * SIZES.width
+    dots = dataclasses.replace(again, remat="dots")
+    some = kept(dots, ROWS, TOKENS, RESPONSE)
+    assert found[1] < some < kept(SIZES, ROWS, TOKENS, RESPONSE)
 
 
 def test_a_real_array_lies_as_the_rule_says(monkeypatch):
     """Another rule in ``cat.mesh`` is followed: bytes of one device's shards, leaf by leaf."""
 
-    def rule(path, shape):
+    def rule(path, shape, sizes=None):
         if len(shape) < 2:
             return PartitionSpec()
         in_ffn = "ffn" in jax.tree_util.keystr(path)
