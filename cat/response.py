@@ -8,11 +8,14 @@ Letters: B batch, T tokens, R response places (the longest response), D model wi
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cat.mesh import reshape
-from cat.types import Batch, Teacher
+from cat.types import Batch
 
 
 def places(mask: Float[Array, "B T"], width: int) -> Int[Array, "B R"]:
@@ -32,7 +35,5 @@ def take(column: Array, at: Int[Array, "B R"]) -> Array:
 
 def narrow(batch: Batch, at: Int[Array, "B R"]) -> Batch:
     """The batch's columns at these places; the mask still tells which of them count."""
-    told = batch.teacher
-    columns = {name: take(getattr(batch, name), at) for name in batch._fields[:5]}
-    near = None if told is None else Teacher(**{k: take(c, at) for k, c in told._asdict().items()})
-    return Batch(**columns, teacher=near)
+    near: Any = jax.tree.map(lambda column: take(column, at), batch)
+    return near

@@ -1,19 +1,18 @@
-"""The large model's signals on the training targets: stored once, or computed live in the step.
+"""The large model's signals on the training targets: computed once, or live in the step.
 
-Stored, CAT-Xent costs one bit per token and the large model is never in memory beside the small
-one; distillation stores its ``topk`` largest log-probabilities too. Signals are teacher-forced:
-the large model reads the reference, so a hit says nothing about its own generations.
+Stored (``cat.teacher_store``), CAT-Xent costs one bit per token and the large model is never in
+memory beside the small one; distillation stores its ``topk`` largest log-probabilities too.
+Signals are teacher-forced: the large model reads the reference, so a hit says nothing about its
+own generations.
 
 Letters: N rows, B batch, T tokens, R response places (the longest response), V vocabulary,
-C kept log-probabilities.
+C kept log-probabilities, M response tokens of several rows.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,22 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from cat import losses, masks, response
-from cat.checkpoints import refuse_changed
 from cat.config import ArmConfig
-from cat.data import Rows
-from cat.mesh import row_count, shard_batch
+from cat.mesh import gathered, row_count, shard_batch
 from cat.models.decoder import Decoder
+from cat.models.unembedding import Unembedding
+from cat.source import Source
 from cat.types import Batch, Teacher
+from cat.vocab import summed
 from routers.errors import InputError
-from routers.files import written
 
-FILE = "teacher.safetensors"
-Key = str | dict[str, str]
-"""What stored signals depend on: one fingerprint, or several by name."""
+Progress = Callable[[int, str], None]
 
 
 def forward(
@@ -47,20 +42,9 @@ def forward(
     return model.unembed(hidden if at is None else response.take(hidden, at))
 
 
-def signals(model: Decoder, batch: Batch, at: Int[Array, "B R"] | None = None) -> Teacher:
-    """Live signals of one batch: hits, and the whole log-distribution in vocabulary order."""
-    logits_BTV = jax.lax.stop_gradient(forward(model, batch, at))
-    targets = batch.targets if at is None else response.take(batch.targets, at)
-    return Teacher(
-        hit=losses.hit(logits_BTV, targets),
-        topk_ids=None,
-        topk_logprob=jax.nn.log_softmax(logits_BTV, axis=-1),
-    )
-
-
 def needs_hits(arm: ArmConfig) -> bool:
-    """Whether the arm's mask reads the large model's hits."""
-    return masks.reads_large(arm.mask)
+    """Whether the arm's mask or loss reads the large model's hits."""
+    return "large" in masks.reads(arm.mask) or losses.reads_hits(arm.loss)
 
 
 def needs_probabilities(arm: ArmConfig) -> bool:
@@ -74,15 +58,16 @@ def needs_probabilities(arm: ArmConfig) -> bool:
 
 def compute(
     model: Decoder,
-    rows: Rows,
+    source: Source,
     *,
     topk: int,
     batch_size: int,
-    progress: Callable[[int, str], None] = lambda count, note: None,
+    progress: Progress = lambda count, note: None,
 ) -> Teacher:
     """One pass of the large model over all rows; NumPy columns [N, T] and [N, T, C], C = topk.
 
-    Off the response, bits are False and log-probabilities 0. Use inside ``jax.set_mesh``.
+    Off the response, bits are False and log-probabilities 0. Use inside ``jax.set_mesh``. All of
+    it is in memory: ``cat.teacher_store`` is for more.
 
     Args:
         topk: largest log-probabilities to keep per response token; 0 = the bit only, V = all.
@@ -91,102 +76,66 @@ def compute(
     Raises:
         InputError: topk is negative or larger than the vocabulary.
     """
+    rows_N = np.arange(len(source))
+    sizes = {"topk": topk, "batch_size": batch_size, "progress": progress}
+    found, on_NT = told(model, source, rows_N, **sizes), source.batch(rows_N).mask > 0
+
+    def spread(flat: Any) -> np.ndarray:
+        wide = np.zeros((*on_NT.shape, *flat.shape[1:]), flat.dtype)
+        wide[on_NT] = flat
+        return wide
+
+    return Teacher(*[spread(column) for column in found])
+
+
+def told(
+    model: Decoder,
+    source: Source,
+    rows: Int[np.ndarray, " N"],
+    *,
+    topk: int,
+    batch_size: int,
+    progress: Progress = lambda count, note: None,
+) -> Teacher:
+    """The same for some rows and their response tokens alone, row after row: [M] and [M, C]."""
     vocab = model.config.vocab_size
     if not 0 <= topk <= vocab:
         raise InputError(f"teacher_topk is {topk}; give 0 (the bit only) to {vocab} (everything)")
     graph, params = nnx.split(model)
     batch_size = -(-batch_size // row_count()) * row_count()
-    width = int(np.count_nonzero(rows.mask, axis=1).max())
-    parts = []
+    time_R = np.arange(source.response_width)
+    parts: list[list[np.ndarray]] = []
     for start in range(0, len(rows), batch_size):
-        index_B = np.arange(start, min(start + batch_size, len(rows)))
-        # the last batch is filled with row 0: one shape, one compilation
-        padded_B = np.concatenate([index_B, np.zeros(batch_size - len(index_B), int)])
-        found = _forward(graph, params, shard_batch(rows.batch(padded_B)), topk, width)
-        at_BR, *near = [np.asarray(column)[: len(index_B)] for column in found]
-        parts.append([_spread(column, at_BR, rows.tokens.shape[1]) for column in near])
+        index_B = rows[start : start + batch_size]
+        # the last batch is filled with its first row: one shape, one compilation
+        padded_B = np.concatenate([index_B, np.full(batch_size - len(index_B), index_B[0])])
+        batch = source.batch(padded_B)._replace(teacher=None)
+        found = _forward(graph, params, shard_batch(batch), topk, len(time_R))
+        counted_B = np.count_nonzero(batch.mask[: len(index_B)], axis=1)
+        on_BR = time_R[None] < counted_B[:, None]
+        parts.append([np.asarray(column)[: len(index_B)][on_BR] for column in found])
         progress(len(index_B), "")
     return Teacher(*[np.concatenate(columns) for columns in zip(*parts, strict=True)])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _forward(
-    graph: Any, params: Any, batch: Batch, topk: int, width: int
-) -> tuple[Array, Array, Array, Array]:
-    """The response places of one batch; there: hits, the ``topk`` largest ids and log p."""
-    at_BR = response.places(batch.mask, width)
-    found = signals(nnx.merge(graph, params), batch, at_BR)
-    on_BR = response.take(batch.mask, at_BR) > 0  # not the places that fill a shorter response
-    hit_BR = found.hit & on_BR
-    if topk == 0:  # nothing reads the log-softmax then, and XLA drops it
-        none = jnp.zeros((*hit_BR.shape, 0))
-        return at_BR, hit_BR, none.astype(jnp.int32), none
-    values_BRC, ids_BRC = jax.lax.top_k(found.topk_logprob, topk)
-    on_BR1 = on_BR[..., None]
-    return at_BR, hit_BR, jnp.where(on_BR1, ids_BRC, 0), jnp.where(on_BR1, values_BRC, 0.0)
+def _forward(graph: Any, params: Any, batch: Batch, topk: int, width: int) -> Teacher:
+    """Signals at ``width`` places of each row, those that count first and in order."""
+    model, at_BR = nnx.merge(graph, params), response.places(batch.mask, width)
+    hidden_BTD = model.hidden(batch.tokens, batch.positions, batch.segments).hidden
+    chosen = response.take(hidden_BTD, at_BR), response.take(batch.targets, at_BR)
+    return summed(functools.partial(_chunk, topk), model.unembedding(), *chosen)[1]
 
 
-def _spread(near: np.ndarray, at_BR: np.ndarray, tokens: int) -> np.ndarray:
-    """[B, R, ...] values back at their places of [B, T, ...], zeros elsewhere."""
-    wide = np.zeros((len(near), tokens, *near.shape[2:]), near.dtype)
-    index = at_BR.reshape(at_BR.shape + (1,) * (near.ndim - 2))
-    np.put_along_axis(wide, index, near, axis=1)
-    return wide
-
-
-def save(folder: Path, teacher: Teacher, key: Key) -> None:
-    """Write ``folder/teacher.safetensors``: a bit per token, log-probabilities where any.
-
-    Args:
-        key: what the signals depend on; ``load`` refuses others by name.
-    """
-    on_NT = (teacher.topk_ids != 0).any(-1) | (teacher.topk_logprob != 0).any(-1)
-    columns = {
-        "hit": np.packbits(teacher.hit),
-        "on": np.packbits(on_NT),
-        "topk_ids": teacher.topk_ids[on_NT].astype(np.int32),
-        "topk_logprob": teacher.topk_logprob[on_NT].astype(np.float32),
-    }
-    about = {"key": json.dumps(_named(key)), "shape": json.dumps(teacher.topk_ids.shape)}
-    with written(folder / FILE) as temporary:
-        save_file(columns, temporary, about)
-
-
-def load(folder: Path, key: Key) -> Teacher:
-    """The signals that ``save`` wrote, exactly.
-
-    Raises:
-        InputError: no file, a truncated or foreign one, or one with another key.
-    """
-    path = folder / FILE
-    if not path.exists():
-        raise InputError(f"{path}: no stored teacher signals; compute them first")
-    try:
-        with safe_open(path, "numpy") as file:
-            about, names = file.metadata(), ("hit", "on", "topk_ids", "topk_logprob")
-            columns = {name: file.get_tensor(name) for name in names}
-        found, shape_NTC = json.loads(about["key"]), tuple(json.loads(about["shape"]))
-    except (SafetensorError, KeyError, TypeError, OSError) as error:
-        raise InputError(
-            f"{path}: truncated or not teacher signals; delete it and rerun"
-        ) from error
-    refuse_changed(path, found, _named(key))
-    return _unpack(columns, shape_NTC)
-
-
-def _unpack(columns: dict[str, np.ndarray], shape_NTC: tuple[int, ...]) -> Teacher:
-    """Dense [N, T, C] columns from packed bits and the rows that are on."""
-    hit_NT, on_NT = (
-        np.unpackbits(columns[name], count=shape_NTC[0] * shape_NTC[1])
-        .reshape(shape_NTC[:2])
-        .astype(bool)
-        for name in ("hit", "on")
-    )
-    ids_NTC, logprob_NTC = np.zeros(shape_NTC, np.int32), np.zeros(shape_NTC, np.float32)
-    ids_NTC[on_NT], logprob_NTC[on_NT] = columns["topk_ids"], columns["topk_logprob"]
-    return Teacher(hit_NT, ids_NTC, logprob_NTC)
-
-
-def _named(key: Key) -> dict[str, str]:
-    """A single fingerprint gets a name, so that an error can use it."""
-    return {"fingerprint": key} if isinstance(key, str) else key
+def _chunk(
+    topk: int, unembedding: Unembedding, hidden: Array, targets: Array, constants: Any
+) -> tuple[Array, Teacher]:
+    """Signals of some places; nothing to sum."""
+    logits = unembedding(hidden)
+    if topk:
+        logits = gathered(logits, "tensor")  # the largest are looked for in all of V
+        values, ids = jax.lax.top_k(jax.nn.log_softmax(logits, axis=-1), topk)
+    else:
+        values, ids = (jnp.zeros((*targets.shape, 0), kind) for kind in (jnp.float32, jnp.int32))
+    label = -losses.cross_entropy(logits, targets)
+    return jnp.zeros(()), Teacher(losses.hit(logits, targets), ids, values, label)

@@ -14,12 +14,14 @@ class Teacher(NamedTuple):
     """The large model's signals on the targets, aligned with ``Batch.targets``.
 
     ``hit``: its argmax equals the target. ``topk_*``: its C largest log-probabilities, for
-    distillation; C = 0 when only the bit is stored.
+    distillation; C = 0 when only the bit is stored. ``logprob``: the target's own, for masks
+    that ask how probable it is; None when it is not stored.
     """
 
     hit: Bool[Array, "*B T"] | Any
     topk_ids: Int[Array, "*B T C"] | Any
     topk_logprob: Float[Array, "*B T C"] | Any
+    logprob: Float[Array, "*B T"] | Any | None = None
 
 
 class Batch(NamedTuple):
@@ -36,3 +38,5 @@ class Batch(NamedTuple):
     positions: Int[Array, "*B T"] | Any
     segments: Int[Array, "*B T"] | Any
     teacher: Teacher | None = None
+    before: Teacher | None = None  # the same signals of the small model before this training
+    family: Int[Array, "*B T"] | Any | None = None  # index of the example's task, where several

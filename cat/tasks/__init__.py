@@ -37,7 +37,7 @@ def names() -> list[tuple[str, str]]:
     """Every task as (name, first line of its docstring), without importing any.
 
     >>> [name for name, line in names()]
-    ['generated', 'jsonl', 'tfds']
+    ['generated', 'jsonl', 'text', 'tfds']
     """
     found = []
     for file in sorted(Path(__file__).parent.glob("*.py")):

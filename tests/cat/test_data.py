@@ -1,5 +1,6 @@
 """Rows and batches: every position by an independent loop, order, epochs, exact resumption."""
 
+import dataclasses
 import itertools
 import time
 
@@ -7,9 +8,10 @@ import grain
 import numpy as np
 import pytest
 
-from cat.config import DataConfig
-from cat.data import batches, epoch_order, tokenize
+from cat.config import DataConfig, fingerprint
+from cat.data import Rows, batches, epoch_order, tokenize
 from cat.example import Example
+from cat.source import taught
 from cat.tasks import generated
 from cat.tokenizers import train
 from cat.types import Teacher
@@ -135,15 +137,9 @@ def test_nothing_within_the_limits_says_what_to_raise(examples, tokenizer):
         tokenize([], tokenizer, CONFIG)
 
 
-def stream(rows, steps=23, dispatch=4, seed=0, size=10, teacher=None):
-    return batches(
-        rows,
-        batch_size=size,
-        steps=steps,
-        steps_per_dispatch=dispatch,
-        seed=seed,
-        teacher=teacher,
-    )
+def stream(rows, steps=23, dispatch=4, seed=0, size=10, **kwargs):
+    sizes = {"batch_size": size, "steps": steps, "steps_per_dispatch": dispatch}
+    return batches(rows, seed=seed, **sizes, **kwargs)
 
 
 def flat(dataset):
@@ -216,7 +212,7 @@ def test_resuming_after_any_dispatch_equals_going_on(rows):
 
 def test_resumption_by_grains_own_helper(rows):
     teacher = Teacher(rows.mask == 1, *[np.zeros((*rows.tokens.shape, 0), t) for t in "if"])
-    dataset = stream(rows, teacher=teacher)
+    dataset = stream(taught(rows, teacher))
     grain.experimental.assert_equal_output_after_checkpoint(dataset)
 
 
@@ -225,7 +221,7 @@ def test_teacher_columns_travel_with_their_row(rows):
     ids = np.arange(N * T * 2, dtype=np.int32).reshape(N, T, 2)
     teacher = Teacher(rows.targets % 2 == 0, ids, ids.astype(np.float32))
     known = {tuple(rows.tokens[i]): i for i in range(N)}
-    for batch in stream(rows, steps=3, teacher=teacher):
+    for batch in stream(taught(rows, teacher), steps=3):
         assert batch.teacher.hit.shape == batch.tokens.shape
         for s, b in np.ndindex(batch.tokens.shape[:2]):
             i = known[tuple(batch.tokens[s, b])]
@@ -233,6 +229,58 @@ def test_teacher_columns_travel_with_their_row(rows):
             np.testing.assert_array_equal(batch.teacher.topk_ids[s, b], ids[i])
             np.testing.assert_array_equal(batch.teacher.topk_logprob[s, b], ids[i])
     assert next(iter(stream(rows))).teacher is None
+
+
+def test_the_order_is_numpys_own_permutation():
+    """In 4 bytes a row, where NumPy's takes 8; runs of earlier versions go on in their order."""
+    for count in (1, 2, 203, 5_000):
+        expected = np.random.default_rng([7, 3]).permutation(count)
+        found = epoch_order(count, 7, 3)
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == np.int32
+
+
+class Watched(Rows):
+    """Rows that remember how many of them were asked for."""
+
+    asked = 0
+
+    def batch(self, rows):
+        object.__setattr__(self, "asked", self.asked + rows.size)
+        return super().batch(rows)
+
+
+@pytest.mark.parametrize("processes", [2, 5])
+def test_processes_read_their_own_columns_of_the_global_order(rows, processes):
+    whole = list(stream(rows))
+    fields = {field.name: getattr(rows, field.name) for field in dataclasses.fields(rows)}
+    watched = [Watched(**fields) for _ in range(processes)]
+    parts = [list(stream(w, process=p, processes=processes)) for p, w in enumerate(watched)]
+    for batch, *mine in zip(whole, *parts, strict=True):
+        for name in ("tokens", "targets", "mask", "positions", "segments"):
+            joined = np.concatenate([getattr(part, name) for part in mine], axis=1)
+            np.testing.assert_array_equal(joined, getattr(batch, name))
+    assert [w.asked for w in watched] == [230 // processes] * processes
+
+
+def test_processes_must_divide_the_batch(rows):
+    with pytest.raises(InputError, match="batch_size 10 does not divide over 4 processes"):
+        stream(rows, processes=4)
+
+
+def test_what_a_source_says_of_its_rows(rows):
+    lengths = rows.prompt_lengths + rows.response_lengths - 1
+    np.testing.assert_array_equal(rows.lengths, lengths)
+    np.testing.assert_array_equal(rows.counted, rows.response_lengths)
+    assert (rows.width, rows.response_width) == (rows.tokens.shape[1], rows.response_lengths.max())
+    assert rows.signals == {}
+
+
+def test_the_fingerprint_of_rows_is_what_runs_of_earlier_versions_wrote_down(rows):
+    assert rows.fingerprint == fingerprint(rows.tokens, rows.targets, rows.mask)
+    targets = rows.targets.copy()
+    targets[3, 2] += 1
+    assert dataclasses.replace(rows, targets=targets).fingerprint != rows.fingerprint
 
 
 def test_bad_sizes_say_so(rows):

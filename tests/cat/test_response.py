@@ -64,6 +64,7 @@ def test_narrow_keeps_every_column_aligned(topk):
         hit=rng.random((BATCH, TIME)) < 0.5,
         topk_ids=rng.integers(0, 50, (BATCH, TIME, topk)).astype(np.int32),
         topk_logprob=rng.normal(size=(BATCH, TIME, topk)).astype(np.float32),
+        logprob=rng.normal(size=(BATCH, TIME)).astype(np.float32),
     )
     columns = (ids[0], ids[1], mask, ids[2], ids[3])
     at = places(jnp.array(mask), 5)

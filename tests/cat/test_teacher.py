@@ -1,7 +1,6 @@
-"""Stored teacher signals: what they are, that they survive the disk, and what is refused."""
+"""The large model's signals: what they are, for any batch, prompt and number of devices."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cat import step, teacher
+from cat import teacher
 from cat.config import ARMS, ArmConfig, ModelConfig
 from cat.data import Rows
 from cat.example import Example
-from cat.mesh import make_mesh
+from cat.mesh import make_mesh, shard_params
 from cat.models.decoder import Decoder
+from cat.models.unembedding import Unembedding
 from cat.types import Teacher
 from routers.errors import InputError
 
@@ -81,6 +81,8 @@ def test_bits_and_probabilities_are_the_model_s(model, logits_NTV):
     np.testing.assert_array_equal(found.topk_ids[ON], ids_NTC[ON])
     sorted_NTC = np.take_along_axis(logprob_NTV, ids_NTC, -1)
     np.testing.assert_allclose(found.topk_logprob[ON], sorted_NTC[ON], rtol=1e-5)
+    target_NT1 = np.take_along_axis(logprob_NTV, ROWS.targets[..., None], -1)
+    np.testing.assert_allclose(found.logprob[ON], target_NT1[..., 0][ON], rtol=1e-5)
 
 
 def test_off_the_response_everything_is_zero(model):
@@ -99,6 +101,26 @@ def test_batch_size_and_devices_change_nothing(model):
         np.testing.assert_array_equal(found.hit, expected.hit)
         np.testing.assert_array_equal(found.topk_ids, expected.topk_ids)
         np.testing.assert_allclose(found.topk_logprob, expected.topk_logprob, atol=1e-6)
+
+
+@pytest.mark.parametrize("topk", [0, 3])
+def test_a_vocabulary_split_over_devices_tells_the_same(topk):
+    """Heads, width and vocabulary over two devices, rows over four."""
+    even = dataclasses.replace(MODEL, vocab_size=V + 1)
+
+    def told(*mesh):
+        with jax.set_mesh(make_mesh(*mesh)):
+            model = shard_params(Decoder(even, rngs=nnx.Rngs(1)))
+            split = model.embed.embedding[...].sharding.spec[0] == "tensor"
+            return split, teacher.told(model, ROWS, np.arange(N), topk=topk, batch_size=8)
+
+    (whole, alone), (split, found) = told(1, 1, 1), told(2, 2, 2)
+    assert (whole, split) == (False, True)
+    np.testing.assert_array_equal(found.hit, alone.hit)
+    np.testing.assert_array_equal(found.topk_ids, alone.topk_ids)
+    assert found.topk_ids.shape == (int(ON.sum()), topk)
+    np.testing.assert_allclose(found.topk_logprob, alone.topk_logprob, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.logprob, alone.logprob, rtol=0, atol=1e-5)
 
 
 LONG = 40
@@ -127,7 +149,7 @@ def long_rows() -> Rows:
 @pytest.mark.parametrize("topk", [0, 3, V])
 def test_long_prompts_and_short_answers(model, long_rows, topk, monkeypatch):
     """Every row's own loop over its response; no more is unembedded than the longest answer."""
-    shapes, unembed = [], Decoder.unembed
+    shapes, unembed = [], Unembedding.__call__
 
     def watched(self, hidden):
         shapes.append(hidden.shape)
@@ -136,9 +158,9 @@ def test_long_prompts_and_short_answers(model, long_rows, topk, monkeypatch):
     with jax.set_mesh(make_mesh(data=1)):
         batch = jax.tree.map(jnp.asarray, long_rows.batch(np.arange(N)))
         logits_NTV = np.asarray(jax.jit(teacher.forward)(model, batch), np.float64)
-        monkeypatch.setattr(Decoder, "unembed", watched)
+        monkeypatch.setattr(Unembedding, "__call__", watched)
         found = teacher.compute(model, long_rows, topk=topk, batch_size=6)
-    assert shapes == [(6, 4, MODEL.width)]  # traced once
+    assert set(shapes) == {(6, 4, MODEL.width)}
     hit_NT = np.zeros((N, LONG), bool)
     ids_NTC, logprob_NTC = np.zeros((N, LONG, topk), int), np.zeros((N, LONG, topk))
     for n in range(N):
@@ -151,104 +173,13 @@ def test_long_prompts_and_short_answers(model, long_rows, topk, monkeypatch):
     np.testing.assert_array_equal(found.hit, hit_NT)
     np.testing.assert_array_equal(found.topk_ids, ids_NTC)
     np.testing.assert_allclose(found.topk_logprob, logprob_NTC, rtol=1e-5)
-    assert [column.dtype for column in found] == [bool, np.int32, np.float32]
+    assert [column.dtype for column in found] == [bool, np.int32, np.float32, np.float32]
 
 
 @pytest.mark.parametrize("topk", [-1, V + 1])
 def test_a_topk_outside_the_vocabulary_is_refused(model, topk):
     with pytest.raises(InputError, match=f"teacher_topk is {topk}; give 0 .* to {V}"):
         compute(model, topk)
-
-
-@pytest.mark.parametrize("topk", [0, 2, V])
-def test_saved_and_loaded_is_the_same(model, topk, tmp_path):
-    found = compute(model, topk)
-    teacher.save(tmp_path, found, "abc")
-    for before, after in zip(found, teacher.load(tmp_path, "abc"), strict=True):
-        assert before.dtype == after.dtype
-        np.testing.assert_array_equal(before, after)
-    assert [path.name for path in tmp_path.iterdir()] == ["teacher.safetensors"]
-
-
-def test_the_bit_costs_a_bit(model, tmp_path):
-    rng = np.random.default_rng(0)
-    shape = (1000, 32)
-    signals = Teacher(
-        rng.random(shape) < 0.5, np.zeros((*shape, 0), np.int32), np.zeros((*shape, 0), np.float32)
-    )
-    teacher.save(tmp_path, signals, "abc")
-    # two bitmaps (hits; where probabilities are kept) and a header
-    assert (tmp_path / teacher.FILE).stat().st_size < 2 * 1000 * 32 / 8 + 1000
-    np.testing.assert_array_equal(teacher.load(tmp_path, "abc").hit, signals.hit)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "named"),
-    [
-        ("abc", "abd", "fingerprint"),
-        ({"rows": "1", "model": "2"}, {"rows": "1", "model": "3"}, "model"),
-        ({"rows": "1", "topk": "2"}, {"rows": "3", "topk": "4"}, "rows, topk"),
-        ({"rows": "1"}, {"rows": "1", "model": "2"}, "model"),
-    ],
-)
-def test_other_ingredients_are_refused_by_name(before, after, named, model, tmp_path):
-    teacher.save(tmp_path, compute(model, 0), before)
-    teacher.load(tmp_path, before)
-    with pytest.raises(InputError, match=rf"teacher\.safetensors was made with other {named};"):
-        teacher.load(tmp_path, after)
-
-
-@pytest.mark.parametrize("keep", [0, 5, 200, -1])
-def test_a_truncated_file_is_refused(keep, model, tmp_path):
-    teacher.save(tmp_path, compute(model, 2), "abc")
-    path = tmp_path / teacher.FILE
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"truncated.*delete it"):
-        teacher.load(tmp_path, "abc")
-
-
-def test_a_foreign_file_is_refused(tmp_path):
-    from safetensors.numpy import save_file
-
-    save_file({"weight": np.zeros(3)}, tmp_path / teacher.FILE)
-    with pytest.raises(InputError, match=r"not teacher signals; delete it"):
-        teacher.load(tmp_path, "abc")
-
-
-def test_a_missing_file_says_what_to_do(tmp_path):
-    with pytest.raises(InputError, match="compute them first"):
-        teacher.load(tmp_path, "abc")
-
-
-def test_an_interrupted_save_leaves_the_old_file(model, tmp_path, monkeypatch):
-    found = compute(model, 0)
-    teacher.save(tmp_path, found, "old")
-
-    def cut(columns, path, about):
-        path.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(teacher, "save_file", cut)
-    with pytest.raises(KeyboardInterrupt):
-        teacher.save(tmp_path, found, "new")
-    np.testing.assert_array_equal(teacher.load(tmp_path, "old").hit, found.hit)
-
-
-@pytest.mark.parametrize("arm", ["cat_xent", "dist", "cat_dist"])
-def test_stored_and_live_signals_give_the_same_gradients(arm, model, tmp_path):
-    """With K = V; through the file. Gradients with respect to the small model's logits."""
-    teacher.save(tmp_path, compute(model, topk=V), "abc")
-    batch = jax.tree.map(jnp.asarray, ROWS.batch(np.arange(N), teacher.load(tmp_path, "abc")))
-    small = jnp.asarray(np.random.default_rng(5).normal(size=(N, T, V)), jnp.float32)
-
-    def gradient(told):
-        loss = lambda s: step.objective(ARMS[arm], s, batch, told, jax.random.key(0))[0]  # noqa: E731
-        return jax.grad(loss)(small)
-
-    with jax.set_mesh(make_mesh(data=1)):
-        stored, live = gradient(batch.teacher), gradient(teacher.signals(model, batch))
-    np.testing.assert_allclose(stored, live, atol=1e-6)
-    assert np.abs(stored).max() > 1e-3
 
 
 def test_needs_are_read_off_the_arm():
@@ -262,11 +193,3 @@ def test_needs_are_read_off_the_arm():
         "dist", "cat_dist"
     }  # fmt: skip
     assert teacher.needs_hits(dataclasses.replace(ArmConfig(), mask="both_hit"))
-
-
-def test_the_key_is_readable_in_the_file(model, tmp_path):
-    from safetensors import safe_open
-
-    teacher.save(tmp_path, compute(model, 0), {"rows": "1"})
-    with safe_open(tmp_path / teacher.FILE, "numpy") as file:
-        assert json.loads(file.metadata()["key"]) == {"rows": "1"}

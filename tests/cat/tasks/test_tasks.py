@@ -31,7 +31,7 @@ def rows(count, split, prefix="q"):
 
 def test_names_lists_task_files_with_their_first_line_and_no_helpers():
     found = dict(names())
-    assert sorted(found) == ["generated", "jsonl", "tfds"]
+    assert sorted(found) == ["generated", "jsonl", "text", "tfds"]
     assert all(line.endswith(".") or line.endswith(").") for line in found.values())
 
 
