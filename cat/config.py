@@ -17,7 +17,7 @@ from cat.models.config import ModelConfig, check_model, off
 from routers.errors import InputError, did_you_mean
 from routers.fields import replace_fields
 
-LossName = Literal["cross_entropy", "distill", "gatekeeper"]
+LossName = Literal["cross_entropy", "distill", "gatekeeper", "hand_over"]
 """Functions of cat/losses.py."""
 
 
@@ -25,9 +25,9 @@ LossName = Literal["cross_entropy", "distill", "gatekeeper"]
 class DataConfig:
     """Which examples, and how they become tokens."""
 
-    task: str = "generated"  # a file of cat/tasks, e.g. generated, jsonl, tfds
+    task: str = "generated"  # a file of cat/tasks, e.g. generated, jsonl, tfds, text
     mix: str = "full"  # generated: full | feasible (no hopeless families)
-    path: str = ""  # jsonl: a .jsonl[.gz] file or a folder of them
+    path: str = ""  # jsonl, text: a .jsonl[.gz] file or a folder of them
     tfds: str = ""  # tfds: dataset name, e.g. super_glue/boolq
     only: tuple[str, ...] = ()  # use just these tasks of the data; none named = all
     metric: str = "exact_match"  # exact_match | f1 | chrf | bleu; quality in [0, 1]
@@ -37,6 +37,8 @@ class DataConfig:
     test_size: int = 4_000
     max_prompt_tokens: int = 32  # longer examples are left out, counted and reported
     max_response_tokens: int = 16  # EOS included; also the generation limit
+    pack: int = off(0)  # tokens of a training row of several examples; 0 = one example a row
+    running_text: bool = off(False)  # train on prompt and target as one text, every token counted
     seed: int = 0
 
 
@@ -51,9 +53,14 @@ class OptimizerConfig:
     final_fraction: float = 0.1
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    accumulate: int = off(1)  # parts a batch is cut into, one after another; the same result
     steps_per_dispatch: int = 25  # optimiser steps per compiled call
     checkpoint_every: int = 500
     seed: int = 0
+    on_nan: Literal["stop", "skip"] = off("stop")  # skip: leave such a step out, 19 in a row
+    validate_every: int = off(0)  # steps between validation losses; 0 = never
+    select: Literal["last", "best"] = off("last")  # best: parameters of the least of them
+    patience: int = off(0)  # validations without a new least one that end training; 0 = none do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +77,14 @@ class ArmConfig:
     """One way to fine-tune the small model: a loss and a token mask, both by name."""
 
     loss: LossName = "cross_entropy"
-    mask: str = "all"  # a function of cat/masks.py
+    mask: str = "all"  # which tokens count: a name or an expression of cat/masks.py
     label_weight: float = 0.5  # distill: w of w * CE + (1 - w) * CE to the teacher
     temperature: float = 1.0  # distill: of both distributions
-    correct_weight: float = 0.5  # gatekeeper: alpha of alpha * L_corr + (1 - alpha) * L_incorr
+    correct_weight: float = 0.5  # gatekeeper, hand_over: a of a * CE, (1 - a) * KL to uniform
     teacher: Literal["stored", "live"] = "stored"
     denominator: Literal["tokens", "kept"] = "tokens"
+    mask_temperature: float = off(0.0)  # 0 = hits; else of the probability of being right
+    mask_warmup: int = off(0)  # steps over which the mask comes into force, linearly
 
 
 ARMS: dict[str, ArmConfig] = {
@@ -89,6 +98,9 @@ ARMS: dict[str, ArmConfig] = {
     "large_hit": ArmConfig(mask="large_hit"),
     "small_hit": ArmConfig(mask="small_hit"),
     "both_hit": ArmConfig(mask="both_hit"),
+    "cat_frozen": ArmConfig(mask="before | large"),
+    "cat_soft": ArmConfig(mask="either_hit", mask_temperature=1.0),
+    "cat_gatekeeper": ArmConfig(loss="hand_over", mask="either_hit"),
 }
 """The arms by name; ``Config.arms`` chooses among them."""
 
@@ -129,6 +141,15 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis (docs/training.md); one may be -1: all that are left."""
+
+    data: int = -1  # copies of the parameters, each with its rows of a batch
+    fsdp: int = 1  # parts of one copy, which also have their own rows
+    tensor: int = 1  # parts of heads, feed-forward width and vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One experiment, whole."""
 
@@ -138,6 +159,7 @@ class Config:
     large: ModelConfig = ModelConfig()
     small_checkpoint: str = off("")  # folder in Hugging Face format: its sizes, weights, tokenizer
     large_int8: bool = off(False)  # the trained large model answers and teaches in 8-bit weights
+    mesh: MeshConfig = off(MeshConfig())  # how devices are used; the numbers stay the same
     lora: LoraConfig = off(LoraConfig())  # of the small model, in its base training and the arms
     large_checkpoint: str = off("")  # the same for the large model; both must share a vocabulary
     large_train: OptimizerConfig = OptimizerConfig(steps=3_000)
@@ -147,6 +169,8 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     teacher_topk: int = 0  # stored teacher: 0 = the hit bit only; V = whole distribution
     evaluation: EvaluationConfig = EvaluationConfig()
+    track: tuple[str, ...] = off(())  # tensorboard, wandb: log lines go there, too
+    profile: str = off("")  # first and last step to trace in each training run, e.g. 10:15
 
     def check(self) -> None:
         """Raise InputError for values that cannot run, before anything is written."""
@@ -155,10 +179,14 @@ class Config:
         for name in ("large_train", "base_train", "arm_train"):
             least = dict.fromkeys(counts, 1) | {"seed": 0}
             least |= {"steps": 0} if given.get(name) else {}  # 0 = the checkpoint as it is
+            least |= {"validate_every": 0, "patience": 0}
             _at_least(getattr(self, name), name, least)
+            check_selection(getattr(self, name), name)
+            _check_parts(name, getattr(self, name))
         least = {"topk": 2, "batch_size": 1, "bootstrap": 0, "seed": 0}
         _at_least(self.evaluation, "evaluation", least)
         _at_least(self, "", {"teacher_topk": 0})
+        _at_least(self.data, "data", {"pack": 0})
         _at_least(self.lora, "lora", {"rank": 0})
         if self.lora.rank and not self.small_checkpoint:
             raise InputError(
@@ -191,6 +219,23 @@ def _at_least(part: Any, where: str, least: dict[str, int]) -> None:
             raise InputError(f"{dotted}={value}; must be >= {bound}")
 
 
+def check_selection(optimizer: OptimizerConfig, where: str) -> None:
+    """Raise InputError for a choice among validations that never happen."""
+    chooses = optimizer.select == "best" or optimizer.patience
+    if chooses and not optimizer.validate_every:
+        asked = "select=best" if optimizer.select == "best" else f"patience={optimizer.patience}"
+        raise InputError(f"{where}.{asked} needs validation losses; set {where}.validate_every")
+
+
+def _check_parts(name: str, optimizer: OptimizerConfig) -> None:
+    """Raise InputError for a batch that does not divide into its parts."""
+    rows, parts = optimizer.batch_size, optimizer.accumulate
+    if parts < 1 or rows % parts:
+        raise InputError(
+            f"{name}.accumulate={parts} does not divide {name}.batch_size={rows}; give a divisor"
+        )
+
+
 def _check_arm(name: str, chosen: ArmConfig) -> None:
     """Raise InputError for weights outside [0, 1] or a temperature that is not positive."""
     for field in ("label_weight", "correct_weight"):
@@ -198,6 +243,9 @@ def _check_arm(name: str, chosen: ArmConfig) -> None:
             raise InputError(f"arm '{name}': {field}={getattr(chosen, field)}; give 0 to 1")
     if chosen.temperature <= 0:
         raise InputError(f"arm '{name}': temperature={chosen.temperature}; give a positive number")
+    for field in ("mask_temperature", "mask_warmup"):
+        if getattr(chosen, field) < 0:
+            raise InputError(f"arm '{name}': {field}={getattr(chosen, field)}; give 0 or more")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

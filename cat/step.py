@@ -1,7 +1,7 @@
 """The compiled part of training: many optimiser steps in one call.
 
-The batch is split over the mesh, parameters are copied to every device, and losses, keep rates
-and gradients are those of the global batch.
+The batch and what is kept per parameter lie on the mesh by the rules of ``cat.mesh``; losses,
+keep rates and gradients are those of the global batch.
 
 Letters: S steps per dispatch, B batch, T tokens, V vocabulary.
 """
@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jaxtyping import Array
 
-from cat import losses, masks, response
 from cat.config import ArmConfig, ModelConfig, OptimizerConfig
-from cat.mesh import shard_params
+from cat.gradients import gradients
+from cat.integrity import copied
+from cat.mesh import param_spec, shard_params
 from cat.models.decoder import Decoder
-from cat.teacher import forward, signals
-from cat.types import Batch, Teacher
+from cat.types import Batch
 
 
 class State(NamedTuple):
@@ -35,14 +36,39 @@ class State(NamedTuple):
 
 def start(params: Any, optimizer: OptimizerConfig) -> State:
     """Step 0 on the current mesh; parameters are copied, since a dispatch reuses its buffers."""
-    params = shard_params(jax.tree.map(jnp.copy, params))
+    params = copied(shard_params(params))
     opt_state = make_optimizer(optimizer).init(params)
     return State(params, *shard_params((opt_state, jnp.zeros((), jnp.int32))))
 
 
+def shapes(params: Any, optimizer: OptimizerConfig) -> State:
+    """Shapes and types of what ``start`` makes; ``params`` may be shapes as well."""
+    bare = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    opt_state = jax.eval_shape(make_optimizer(optimizer).init, bare)
+    return State(bare, opt_state, jax.ShapeDtypeStruct((), jnp.int32))
+
+
 def fresh(model_config: ModelConfig, seed: int) -> Any:
-    """New parameters of a decoder."""
-    return _fresh(model_config, jax.random.key(seed))
+    """New parameters of a decoder; where the mesh splits them, no device makes all of them."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty or mesh.shape["fsdp"] * mesh.shape["tensor"] == 1:
+        return _fresh(model_config, jax.random.key(seed))
+    # On Explicit axes every intermediate is whole on every device; on Auto axes XLA splits the
+    # drawing as it splits the result.
+    auto = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * 3)
+    with jax.set_mesh(auto):
+        places = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: NamedSharding(auto, param_spec(path, leaf.shape)),
+            fresh_shapes(model_config),
+        )
+        draw = jax.jit(_fresh, static_argnums=0, out_shardings=places)
+        drawn = draw(model_config, jax.random.key(seed))
+    return shard_params(drawn)
+
+
+def fresh_shapes(model_config: ModelConfig) -> Any:
+    """Shapes and types of ``fresh``."""
+    return jax.eval_shape(functools.partial(_fresh, model_config), jax.random.key(0))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -58,7 +84,7 @@ def skeleton(model_config: ModelConfig) -> Any:
 
 @functools.partial(
     jax.jit,
-    static_argnames=("large_graph", "graph", "optimizer", "arm", "response_width"),
+    static_argnames=("large_graph", "graph", "optimizer", "arm", "response_width", "families"),
     donate_argnames="state",
 )
 def dispatch(
@@ -73,6 +99,7 @@ def dispatch(
     optimizer: OptimizerConfig,
     arm: ArmConfig,
     response_width: int,
+    families: int = 0,
 ) -> tuple[State, dict[str, Array]]:
     """S optimiser steps on batches [S, B, ...]: the new state and each metric as [S].
 
@@ -87,41 +114,48 @@ def dispatch(
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
         params, opt_state, count = state
+        drawn = jax.random.fold_in(key, count)
 
-        def loss(params: Any) -> tuple[Array, dict[str, Array]]:
-            at_BR = response.places(batch.mask, response_width)
-            logits_BRV = forward(nnx.merge(graph, params, *rest), batch, at_BR)
-            near = response.narrow(batch, at_BR)
-            told = near.teacher if teacher is None else signals(teacher, batch, at_BR)
-            return objective(arm, logits_BRV, near, told, jax.random.fold_in(key, count))
+        def model(params: Any) -> Decoder:
+            return nnx.merge(graph, params, *rest)
 
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        value, metrics, grads = gradients(
+            arm,
+            model,
+            params,
+            teacher,
+            batch,
+            drawn,
+            count,
+            response_width,
+            optimizer.accumulate,
+            families,
+        )
         metrics |= {"loss": value, "grad_norm": optax.tree.norm(grads)}
-        metrics |= {"learning_rate": schedule(count)}
+        metrics |= {"learning_rate": jnp.asarray(schedule(updates_done(opt_state)))}
         # Optax multiplies its int32 count by floats; our own code keeps strict promotion.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = transform.update(grads, opt_state, params)
-        return State(optax.apply_updates(params, updates), opt_state, count + 1), metrics
+        new = State(optax.apply_updates(params, updates), opt_state, count + 1)
+        return _numbers(state, new, metrics) if optimizer.on_nan == "skip" else new, metrics
 
     return jax.lax.scan(step, state, batch)
 
 
-def objective(
-    arm: ArmConfig,
-    logits_BTV: Float[Array, "B T V"],
-    batch: Batch,
-    teacher: Teacher | None,
-    key: Array,
-) -> tuple[Array, dict[str, Array]]:
-    """The arm's loss on one batch, nats per token, and what its mask kept."""
-    large_BT = None if teacher is None else teacher.hit
-    hits = masks.Hits(losses.hit(logits_BTV, batch.targets), large_BT, batch.mask)
-    alpha_BT = masks.get(arm.mask)(hits, key)
-    loss_BT = losses.per_token(arm, logits_BTV, batch.targets, teacher)
-    metrics = {"keep_rate": losses.masked_mean(alpha_BT, batch.mask, batch.mask)}
-    if teacher is not None:
-        metrics |= masks.two_by_two(hits)._asdict()
-    return losses.masked_mean(loss_BT, alpha_BT, batch.mask, arm.denominator), metrics
+def _numbers(old: State, new: State, metrics: dict[str, Array]) -> State:
+    """The new state if loss and gradient are finite, else the old one, one step further."""
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    chosen = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    return chosen._replace(step=new.step)
+
+
+def updates_done(opt_state: Any) -> Array:
+    """int32: how many steps the schedule has made; fewer than the run's where some were skipped."""
+
+    def of_schedule(path: Any, _: Any) -> bool:
+        return getattr(path[-1], "tuple_name", "") == optax.ScaleByScheduleState.__name__
+
+    return optax.tree.get(opt_state, "count", filtering=of_schedule)
 
 
 def learning_rate(optimizer: OptimizerConfig) -> optax.Schedule:

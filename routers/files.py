@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room: the disk, a quota, the size of a file."""
 
 
 @contextmanager
@@ -26,7 +31,8 @@ def written(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     try:
-        yield temporary
+        with _naming(path):
+            yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -46,7 +52,8 @@ def written_folder(path: Path) -> Iterator[Path]:
     temporary = _beside(path.absolute())
     temporary.mkdir(parents=True)
     try:
-        yield temporary
+        with _naming(path):
+            yield temporary
         if path.exists():
             path.rmdir()
         temporary.rename(path)
@@ -63,6 +70,18 @@ def _beside(path: Path) -> Path:
     """A temporary name.
 
     Hidden, so that no glob of results finds it; beside it, as a rename cannot cross disks; the
-    process in its name, so that two runs do not write into one another's.
+    process in its name says whose it is, and a random number keeps apart those of containers
+    on a shared disk, where processes have equal numbers.
     """
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """A full disk names the file: the system does not where it fails in the middle of one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:
+            error.filename = str(path)
+        raise

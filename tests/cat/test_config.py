@@ -164,6 +164,10 @@ def with_training(**fields) -> Config:
     [
         (with_training(steps=0), "arm_train.steps=0"),
         (with_training(batch_size=-1), "arm_train.batch_size=-1"),
+        (with_training(batch_size=64, accumulate=3), "accumulate=3 does not divide"),
+        (with_training(accumulate=0), "accumulate=0 does not divide"),
+        (Config(arms=("cat_soft:mask_temperature=-1",)), "mask_temperature=-1.0; give 0 or more"),
+        (Config(arms=("cat_xent:mask_warmup=-5",)), "mask_warmup=-5; give 0 or more"),
         (with_training(steps_per_dispatch=0), "arm_train.steps_per_dispatch=0"),
         (with_training(checkpoint_every=0), "arm_train.checkpoint_every=0"),
         (with_model(heads=4, kv_heads=3), "small.kv_heads=3 does not divide small.heads=4"),

@@ -1,6 +1,7 @@
 """Whole or not at all, whatever interrupts; nothing is left beside the file."""
 
 import ast
+import errno
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from routers.files import written
+from routers.files import written, written_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,6 +85,27 @@ def test_two_processes_do_not_share_a_temporary_name(tmp_path):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / "c")], cwd=ROOT, check=True)
         assert (tmp_path / "c").read_text() == "theirs"
     assert tree(tmp_path) == {"c": "ours"}
+
+
+def test_two_containers_whose_processes_have_the_same_number_do_not_either(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    with written(tmp_path / "c") as ours, written(tmp_path / "c") as theirs:
+        assert ours != theirs
+        ours.write_text("ours")
+        theirs.write_text("theirs")
+    assert tree(tmp_path) == {"c": "ours"}
+
+
+@pytest.mark.parametrize("how", [written, written_folder])
+@pytest.mark.parametrize(("code", "named"), [(errno.ENOSPC, True), (errno.EIO, False)])
+def test_a_full_disk_names_the_file(tmp_path, how, code, named):
+    """Writing into an open file fails without its name."""
+    with pytest.raises(OSError, match="left") as caught, how(tmp_path / "c"):
+        raise OSError(code, "none left")
+    assert caught.value.filename == (str(tmp_path / "c") if named else None)
+    with pytest.raises(OSError, match="left") as caught, how(tmp_path / "c"):
+        raise OSError(code, "none left", "inner")
+    assert caught.value.filename == "inner"
 
 
 @pytest.mark.parametrize("package", ["cat", "routers", "experiments"])
