@@ -1,6 +1,6 @@
 """The `cascade` command: finds the verb's file, runs it, turns errors into exit codes.
 
-Exit codes: 0 done; 2 bad input (one line on stderr, nothing written); 1 a fault;
+Exit codes: 0 done; 2 bad input (one line on stderr, nothing written) or a full disk; 1 a fault;
 130 interrupted (run the same command again to continue).
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from experiments import commands
 from routers.errors import InputError, did_you_mean
+from routers.files import FULL
 
 
 def verbs() -> dict[str, str]:
@@ -69,6 +70,16 @@ def guarded(work: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> i
         return 130
     except BrokenPipeError:
         return 0  # the reader of our output (head, less) went away
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        what = error.filename or "a file"
+        print(
+            f"cascade: {what}: could not be written ({error.strerror}); "
+            "make room and run the same command again",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

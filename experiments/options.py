@@ -34,6 +34,7 @@ class Options:
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     runs: Path = Path("runs")  # folder that holds the run directories
+    hosts: bool = False  # train only: this process is one of several (docs/training.md)
     redo: bool = False  # in a run directory of another configuration, redo what differs
 
 
@@ -63,7 +64,18 @@ def resolve(arguments: Sequence[str], verb: str) -> tuple[Config, RunDirectory]:
     for spec in options.config.evaluation.routers:
         build(spec)
     run.open(options.config, options.redo)
+    if options.hosts:
+        _join(verb)
     return options.config, run
+
+
+def _join(verb: str) -> None:
+    """Meet the run's other processes, before anything touches a device."""
+    if verb != "train":
+        raise InputError(f"cascade {verb} works in one process; leave out --hosts")
+    from cat.hosts import start
+
+    start()
 
 
 def _expand(arguments: Sequence[str]) -> list[str]:

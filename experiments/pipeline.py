@@ -8,157 +8,62 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
 import jax
 import pyarrow as pa
 
 from cat import (
+    hosts,
     lora,
     masks,
     mesh,
-    quality,
     score,
-    tasks,
-    teacher,
-    tokenizers,
+    sinks,
+    teacher_store,
     train,
 )
 from cat.checkpoints import load_params, load_trained
-from cat.config import Config, LoraConfig, ModelConfig, OptimizerConfig, arm, fingerprint
-from cat.data import Rows, tokenize
-from cat.flops import parameter_count
+from cat.config import Config, LoraConfig, MeshConfig, OptimizerConfig, arm, fingerprint
 from cat.models.decoder import Decoder
 from cat.quantize import int8
-from cat.types import Teacher
+from cat.teacher_store import TeacherStore
 from experiments import evaluation
+from experiments.compilation import keep_compiled
+from experiments.dataset import JUDGED, TRAIN, VALIDATION, Dataset
 from experiments.progress import Advance, bar
-from experiments.rundir import RunDirectory, write_json
-from experiments.tier import Tier, shared_tokenizer, tiers, vocabulary
+from experiments.rundir import write_json
+from experiments.tier import Tier
 from routers import records
-from routers.errors import InputError
-
-TRAIN, *JUDGED = tasks.SPLITS
 
 
-def on_mesh() -> AbstractContextManager[object]:
-    """The mesh of all devices JAX sees, as a context: training and scoring work inside it."""
-    return jax.set_mesh(mesh.make_mesh())
+def on_mesh(sizes: MeshConfig = Config.mesh) -> AbstractContextManager[object]:
+    """A mesh of the devices JAX sees, as a context: training and scoring work inside it."""
+    keep_compiled()
+    return jax.set_mesh(mesh.make_mesh(sizes.data, sizes.fsdp, sizes.tensor))
 
 
-def _seeded(optimizer: OptimizerConfig, seed: int) -> OptimizerConfig:
+def seeded(optimizer: OptimizerConfig, seed: int) -> OptimizerConfig:
     """The optimiser of one run: the configured seed shifted by the run's."""
     return dataclasses.replace(optimizer, seed=optimizer.seed + seed)
 
 
 @dataclasses.dataclass(frozen=True)
-class Pipeline:
+class Pipeline(Dataset):
     """One experiment bound to its run directory."""
-
-    config: Config
-    run: RunDirectory
-
-    # -- data ---------------------------------------------------------------------------
-
-    @functools.cached_property
-    def splits(self) -> tasks.Splits:
-        """The examples, as text."""
-        return tasks.load(self.config.data)
-
-    @functools.cached_property
-    def small(self) -> Tier:
-        """What every arm starts from, before the training its seeds share."""
-        return tiers(self.config)[0]
-
-    @functools.cached_property
-    def large(self) -> Tier:
-        """The model behind, before it is trained on the task."""
-        return tiers(self.config)[1]
-
-    @functools.cached_property
-    def tokenizer(self) -> tokenizers.Tokenizer:
-        """The checkpoints' tokenizer, or one trained on (or named for) the training texts."""
-        given = shared_tokenizer(self.small, self.large)
-        if given is not None:
-            return given
-        texts = [text for e in self.splits.train for text in (e.prompt, e.target)]
-        return tokenizers.from_spec(self.config.data.tokenizer, texts)
-
-    @functools.cached_property
-    def rows(self) -> dict[str, Rows]:
-        """Every split as token rows, examples beyond the length limits left out."""
-        return {
-            split: tokenize(getattr(self.splits, split), self.tokenizer, self.config.data)
-            for split in tasks.SPLITS
-        }
-
-    @functools.cached_property
-    def data_key(self) -> str:
-        """Fingerprint of what models are trained on: the training rows and the tokenizer.
-
-        How they came about is left out: another metric or test size trains no model again.
-        """
-        rows = self.rows[TRAIN]
-        return fingerprint(rows.tokens, rows.targets, rows.mask, self.tokenizer.fingerprint)
-
-    @functools.cached_property
-    def judged_text(self) -> list[list[object]]:
-        """The examples to be judged, whole: what a token row does not show changes records too."""
-        examples = [e for split in JUDGED for e in self.rows[split].examples]
-        return [[e.id, e.task, e.prompt, e.target, *e.references] for e in examples]
-
-    def model_config(self, tier: Tier) -> ModelConfig:
-        """A tier's sizes with the vocabulary it works with."""
-        if tier.config.vocab_size:
-            return tier.config
-        size = vocabulary(self.small, self.large, self.tokenizer)
-        return dataclasses.replace(tier.config, vocab_size=size)
-
-    def prepare(self) -> None:
-        """Check names and data, then claim the folder and write what was found to data.json."""
-        for name in self.config.arms:
-            masks.get(arm(name).mask)
-        quality.check(self.config.data.metric)
-        rows = self.rows
-        for field, kept in (
-            ("evaluation.topk", self.config.evaluation.topk),
-            ("teacher_topk", self.config.teacher_topk),
-        ):
-            if kept > self.tokenizer.vocab_size:
-                raise InputError(
-                    f"{field}={kept} is more than the vocabulary's {self.tokenizer.vocab_size} "
-                    "tokens; give that or less"
-                )
-        small, large = (self.model_config(tier) for tier in (self.small, self.large))
-        tables = 1 if small.tied_embeddings else 2
-        parameters = {
-            "small": parameter_count(small),
-            "large": parameter_count(large),
-            "small_layers": parameter_count(small) - tables * small.vocab_size * small.width,
-        }
-        self.run.claim(self.config)  # from here on the data is known to be sound
-        self.tokenizer.save(self.run.folder / "tokenizer.json")
-        write_json(
-            self.run.folder / "data.json",
-            {
-                "examples": {split: len(r) for split, r in rows.items()},
-                "tokens_per_row": {split: r.tokens.shape[1] for split, r in rows.items()},
-                "vocabulary": self.tokenizer.vocab_size,
-                "parameters": parameters,
-                "notes": [
-                    *self.splits.notes,
-                    *(f"{split}: {note}" for split, r in rows.items() for note in r.notes),
-                ],
-            },
-        )
 
     # -- training -----------------------------------------------------------------------
 
     @property
     def large_key(self) -> str:
         """Fingerprint of the large model."""
-        return fingerprint(self.data_key, self.large.ingredients, self.large.optimizer)
+        optimizer = self.large.optimizer
+        parts = (self.large.ingredients, optimizer, *self._judges(optimizer))
+        return fingerprint(self.data_key, *parts)
 
     @property
     def served_key(self) -> str:
@@ -168,37 +73,53 @@ class Pipeline:
     @property
     def teacher_key(self) -> str:
         """Fingerprint of the stored teacher."""
-        return fingerprint(self.served_key, self.config.teacher_topk)
+        kept = ["logprob"] if self.keeps_logprob else []
+        return fingerprint(self.served_key, self.config.teacher_topk, *kept)
 
     def base_key(self, seed: int) -> str:
         """Fingerprint of the small model all arms of a seed start from."""
         adapters = [self.config.lora] if self.config.lora.rank else []
-        parts = (self.small.ingredients, self.small.optimizer, seed, *adapters)
+        optimizer = self.small.optimizer
+        parts = (self.small.ingredients, optimizer, seed, *adapters, *self._judges(optimizer))
         return fingerprint(self.data_key, *parts)
 
-    def arm_key(self, name: str, seed: int) -> str:
-        """Fingerprint of one arm's small model."""
-        parts = (self.base_key(seed), self.teacher_key, arm(name), self.config.arm_train)
-        return fingerprint(*parts)
+    def arm_key(self, name: str, seed: int, optimizer: OptimizerConfig | None = None) -> str:
+        """Fingerprint of one arm's small model; ``optimizer`` None = the configured one."""
+        optimizer = optimizer or self.config.arm_train
+        chosen = arm(name)
+        # of the stored teacher, what this arm reads: others' wishes train nothing again
+        kept = ["logprob"] if chosen.mask_temperature else []
+        told = fingerprint(self.served_key, self.config.teacher_topk, *kept)
+        parts = (self.base_key(seed), told, chosen, optimizer)
+        return fingerprint(*parts, *self._judges(optimizer))
+
+    def _judges(self, optimizer: OptimizerConfig) -> list[str]:
+        """What a training run that validates depends on besides: the validation rows."""
+        return [self.rows[VALIDATION].fingerprint] if optimizer.validate_every else []
 
     def train(self) -> None:
         """Large model, its stored signals, then every arm's small model."""
-        self.prepare()
-        self._fit("large", self.large_key, self.large, self.large.optimizer)
-        made = [f"teacher/{teacher.FILE}"]
-        self.run.stage("teacher", self.teacher_key, self._teach, clear="teacher", makes=made)
+        self.train_shared()
         for seed in self.config.seeds:
-            optimizer = _seeded(self.small.optimizer, seed)
-            self._fit(f"base/seed{seed}", self.base_key(seed), self.small, optimizer)
             for arm_name in self.config.arms:
                 self._fit_arm(arm_name, seed)
 
-    def _fit_arm(self, name: str, seed: int) -> None:
-        optimizer = _seeded(self.config.arm_train, seed + 1_000)
-        folder, base = f"arms/{name}/seed{seed}", f"base/seed{seed}"
-        self._fit(folder, self.arm_key(name, seed), self.small, optimizer, name, base)
+    def train_shared(self) -> None:
+        """What all arms start from: large model, its stored signals, the base of every seed."""
+        self.prepare()
+        self.fit("large", self.large_key, self.large, self.large.optimizer)
+        made = [f"teacher/{teacher_store.RECIPE}"]
+        self._stage("teacher", self.teacher_key, self._teach, clear="teacher", makes=made)
+        for seed in self.config.seeds:
+            optimizer = seeded(self.small.optimizer, seed)
+            self.fit(f"base/seed{seed}", self.base_key(seed), self.small, optimizer)
 
-    def _fit(
+    def _fit_arm(self, name: str, seed: int) -> None:
+        optimizer = seeded(self.config.arm_train, seed + 1_000)
+        folder, base = f"arms/{name}/seed{seed}", f"base/seed{seed}"
+        self.fit(folder, self.arm_key(name, seed), self.small, optimizer, name, base)
+
+    def fit(
         self,
         name: str,
         key: str,
@@ -214,23 +135,35 @@ class Pipeline:
         def work() -> None:
             chosen = arm(arm_name)
             live = chosen.teacher == "live" and bool(base)
+            earlier = base and "before" in masks.reads(chosen.mask)
             start = self.load(base, tier) if base else tier.load() if tier.checkpoint else None
-            with bar(name, optimizer.steps, "steps") as advance:
+            folder, title = self.run.folder / name, f"{self.config.name} {name}"
+            track = self.config.track if hosts.first() else ()
+            rows = self.training_rows(
+                self.teacher if base and not live else None,
+                self.before(int(base.rpartition("seed")[2])) if earlier else None,
+            )
+            with (
+                bar(name, optimizer.steps, "steps") as advance,
+                sinks.opened(track, folder, title) as watching,
+            ):
                 train.train(
                     self.model_config(tier),
                     optimizer,
                     chosen,
-                    self.rows[TRAIN],
-                    folder=self.run.folder / name,
-                    teacher=self.teacher if base and not live else None,
+                    rows,
+                    folder=folder,
                     large=self.served("large", self.large) if live else None,
                     init=start,
                     lora=self.adapters(tier),
+                    validation=self.rows[VALIDATION] if optimizer.validate_every else None,
+                    sinks=watching,
+                    profile=self.config.profile,
                     progress=advance,
                 )
 
         made = [f"{name}/checkpoints"]
-        self.run.stage(name.replace("/", "-"), key, work, clear=name, makes=made)
+        self._stage(name.replace("/", "-"), key, work, clear=name, makes=made)
 
     def load(self, name: str, tier: Tier) -> Decoder:
         """The trained model of a stage, or the checkpoint where that stage trains nothing."""
@@ -255,25 +188,61 @@ class Pipeline:
         return self.config.lora if tier.name == "small" and self.config.lora.rank else None
 
     @functools.cached_property
-    def teacher(self) -> Teacher:
-        """The stored signals of the large model on the training rows."""
-        return teacher.load(self.run.folder / "teacher", self.teacher_key)
+    def teacher(self) -> TeacherStore:
+        """The stored signals of the large model on the training rows; damaged shards made again."""
+        key = {"large": self.served_key, "tokenizer": self.tokenizer.fingerprint}
+        topk = self.config.teacher_topk
+        return self._signals("teacher", key, topk, lambda: self.served("large", self.large))
 
     def _teach(self) -> None:
+        signals = self.teacher  # all make their shards
+        if hosts.first():
+            write_json(signals.folder / "hit_rate.json", {"train": signals.hit_rate()})
+
+    def before(self, seed: int) -> TeacherStore:
+        """The same of the small model that all arms of a seed start from."""
+        name = f"before/seed{seed}"
+        key = {"small": self.base_key(seed), "tokenizer": self.tokenizer.fingerprint}
+
+        def made() -> TeacherStore:
+            return self._signals(name, key, 0, lambda: self.load(f"base/seed{seed}", self.small))
+
+        stage = {"clear": name, "makes": [f"{name}/{teacher_store.RECIPE}"]}
+        done = fingerprint(key, self.keeps_logprob)
+        self._stage(name.replace("/", "-"), done, made, **stage)
+        return made()
+
+    def _signals(
+        self, name: str, key: dict[str, str], topk: int, model: Callable[[], Decoder]
+    ) -> TeacherStore:
+        """A model's signals on the training rows, in the folder ``name``."""
         rows = self.rows[TRAIN]
-        with bar("teacher", len(rows), "rows") as advance:
-            model = self.served("large", self.large)
-            batch_size = self.config.evaluation.batch_size
-            signals = teacher.compute(
-                model,
+        with ExitStack() as stack:
+            shown = functools.cache(lambda: stack.enter_context(bar(name, len(rows), "rows")))
+            found = teacher_store.fill(
+                self.run.folder / name,
                 rows,
-                topk=self.config.teacher_topk,
-                batch_size=batch_size,
-                progress=advance,
+                stack.enter_context(hosts.alone(model)),
+                key=key,
+                topk=topk,
+                logprob=self.keeps_logprob,
+                batch_size=self.config.evaluation.batch_size,
+                process=jax.process_index(),
+                processes=jax.process_count(),
+                progress=lambda count, note: shown()(count, note),  # no bar where all is there
             )
-        teacher.save(self.run.folder / "teacher", signals, self.teacher_key)
-        rate = float(signals.hit.sum() / rows.mask.sum())
-        write_json(self.run.folder / "teacher" / "hit_rate.json", {"train": rate})
+        hosts.wait(name)
+        return found
+
+    def _stage(self, name: str, key: str, work: Callable[[], Any], **where: Any) -> None:
+        """A stage that all processes do together; the first says if it is due, and keeps notes."""
+        if not hosts.any_says(hosts.first() and self.run.begin(name, key, **where)):
+            return
+        start = time.perf_counter()
+        work()
+        hosts.wait(name)
+        if hosts.first():
+            self.run.end(name, key, time.perf_counter() - start)
 
     # -- scoring ------------------------------------------------------------------------
 
@@ -302,7 +271,7 @@ class Pipeline:
             about |= {"config": fingerprint(self.config), "decoding": "greedy"}
             records.write(self.run.folder / made, records.Records(pa.concat_tables(tables), about))
 
-        self.run.stage(f"records-{name}", key, work, makes=[made])
+        self._stage(f"records-{name}", key, work, makes=[made])
 
     def _answers(self, model: Decoder, name: str, split: str, advance: Advance) -> pa.Table:
         """One model's answers to one split."""
@@ -329,7 +298,7 @@ class Pipeline:
 
     def all(self) -> Path:
         """Every stage, in order; returns the path of the report."""
-        with on_mesh():
+        with on_mesh(self.config.mesh):
             self.train()
             self.score()
         return evaluation.report_run(self.config, self.run)

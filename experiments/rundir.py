@@ -38,6 +38,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+ASIDE = ("track", "profile", "mesh")
+"""Fields that change no result: a run goes on with others."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
     """One run's folder."""
@@ -51,7 +55,10 @@ class RunDirectory:
         """
         path = self.folder / "config.json"
         if path.exists() and not redo:
-            changed = differences(read_json(path), to_dict(config))
+            kept, asked = read_json(path), to_dict(config)
+            for name in ASIDE:
+                asked[name] = kept.get(name)
+            changed = differences(kept, asked)
             if changed:
                 raise InputError(
                     f"{self.folder}: made with another configuration ({'; '.join(changed[:3])}"
@@ -78,6 +85,18 @@ class RunDirectory:
     ) -> bool:
         """Do ``work`` unless a finished stage has the same fingerprint; True if it was done.
 
+        Args as ``begin``.
+        """
+        if not self.begin(name, key, clear=clear, makes=makes):
+            return False
+        start = time.perf_counter()
+        work()
+        self.end(name, key, time.perf_counter() - start)
+        return True
+
+    def begin(self, name: str, key: str, *, clear: str = "", makes: Sequence[str] = ()) -> bool:
+        """Whether a stage is due; if so it is noted as begun.
+
         ``clear`` names the sub-folder the stage fills: emptied when its contents belong to another
         fingerprint, and made again when it is gone. ``makes`` names files or folders without which
         the stage is not finished: it is redone when one of them is gone.
@@ -97,12 +116,14 @@ class RunDirectory:
                 shutil.rmtree(made)
         done.unlink(missing_ok=True)
         write_text(begun, key)
-        start, sources = time.perf_counter(), commit(Path(__file__).resolve().parents[1])
-        work()
-        seconds = round(time.perf_counter() - start, 2)
-        write_json(done, {"fingerprint": key, "seconds": seconds, "commit": sources})
-        begun.unlink()
         return True
+
+    def end(self, name: str, key: str, seconds: float) -> None:
+        """Note a stage that was begun as finished."""
+        done = self.folder / "stages" / f"{name}.json"
+        sources = commit(Path(__file__).resolve().parents[1])
+        write_json(done, {"fingerprint": key, "seconds": round(seconds, 2), "commit": sources})
+        done.with_suffix(".begun").unlink()
 
     def seconds(self) -> dict[str, float]:
         """How long each finished stage took."""

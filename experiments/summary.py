@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cat.config import Config
-from experiments import evaluation
+from experiments import bits, evaluation
 from experiments.compare import MAIN, Areas, Rankings, areas, compare, findings
 from experiments.grid import CURVE_RESAMPLES, mean_curve, write_curve
 from experiments.rundir import RunDirectory, provenance, read_json, write_json
@@ -130,6 +130,7 @@ def _large(
     quality = spread(ranked, {"quality": _large_quality}, options.bootstrap, options.seed)
     params = data["parameters"]["large"]
     about = {"flops": first["flops"]["large"], "params": params}
+    about |= bits.of_test(config, run, ["large"])
     return quality | about | {"hit_rate": hit_rates(config, run)}
 
 
@@ -162,6 +163,7 @@ def _arm(
         **spread(routers["random"], small, options.bootstrap, options.seed),
         "small_flops": float(np.mean([e["flops"]["small"] for e in evaluations])),
         "keep_rate": _keep_rate(config, run, arm),
+        **bits.of_test(config, run, [f"{arm}-seed{seed}" for seed in config.seeds]),
         "routers": {
             name: {"audc": described(measured_areas[arm, name])}
             | _router(config, ranked, [e["routers"][name] for e in evaluations])

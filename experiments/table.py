@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from experiments.sweep import Tuned
 
 
 def print_summary(folder: Path, report: Path) -> None:
@@ -18,6 +23,11 @@ def print_summary(folder: Path, report: Path) -> None:
     console.print(summary_table(summary))
     for line in summary.get("findings", []):
         console.print(line, highlight=False)
+    models = {**summary["arms"], "large": summary["large"]}
+    told = {name: row.get("bits_per_character") for name, row in models.items()}
+    said = ", ".join(f"{name} {bits:.3f}" for name, bits in told.items() if bits is not None)
+    if said:
+        console.print(f"bits per character of test passages: {said}", highlight=False)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 
@@ -35,6 +45,17 @@ def summary_table(summary: dict[str, Any]) -> Table:
             table.add_row(arm if i == 0 else "", small, router, *_numbers(values))
         table.add_section()
     return table
+
+
+def print_sweep(found: Sequence[Tuned]) -> None:
+    """Arms × learning rates: validation loss, the least of an arm marked."""
+    title = "validation loss, nats per response token (* = the arm's least)"
+    table = _table(title, ("arm",), tuple(f"{rate:g}" for rate in found[0].rates))
+    for tuned in found:
+        marks = ["*" if i == tuned.best else " " for i in range(len(tuned.rates))]
+        said = ["diverged" if math.isnan(loss) else f"{loss:.4f}" for loss in tuned.losses]
+        table.add_row(tuned.arm, *map("".join, zip(said, marks, strict=True)))
+    _console().print(table)
 
 
 _SAVED = ("saved at 90 %", "at 100 %")

@@ -324,7 +324,7 @@ CASES = {
 def test_one_line_exit_code_2_and_nothing_written(case, tmp_path, monkeypatch, capsys):
     prepare, arguments, culprit = CASES[case]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Pipeline, "_fit", not_refused)
+    monkeypatch.setattr(Pipeline, "fit", not_refused)
     if prepare:
         prepare(tmp_path)
     before = tree(tmp_path)

@@ -13,7 +13,7 @@ def main(arguments: Sequence[str]) -> None:
     from experiments.pipeline import Pipeline, on_mesh
 
     pipeline = Pipeline(config, run)
-    with on_mesh():
+    with on_mesh(config.mesh):
         pipeline.train()
         pipeline.score()
     print(f"records: {run.folder / 'records'}")

@@ -12,6 +12,6 @@ def main(arguments: Sequence[str]) -> None:
     config, run = resolve(arguments, "train")
     from experiments.pipeline import Pipeline, on_mesh
 
-    with on_mesh():
+    with on_mesh(config.mesh):
         Pipeline(config, run).train()
     print(f"trained: {run.folder}")

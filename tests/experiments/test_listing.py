@@ -35,7 +35,7 @@ def test_unknown_option_is_one_line():
     ("verb", "expected"),
     [
         ("configs", {"demo", "text2text"}),
-        ("tasks", {"generated", "jsonl", "tfds"}),
+        ("tasks", {"generated", "jsonl", "text", "tfds"}),
         ("models", {"LlamaForCausalLM", "Qwen3ForCausalLM"}),
         ("routers", {"random", "chow_sum", "chow_average", "chow_quantile", "post_hoc", "oracle"}),
     ],

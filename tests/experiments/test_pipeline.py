@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 from flax import nnx
 from tiny_run import ARMS, ROUTERS, SEEDS, TEST, TINY, VALIDATION
 
+from cat import hosts
 from cat.checkpoints import load_params
-from cat.config import Config, from_dict
+from cat.config import ARMS as ARMS_BY_NAME
+from cat.config import Config, fingerprint, from_dict
 from experiments import configs, pipeline
 from experiments.cli import main
 from experiments.pipeline import Pipeline, on_mesh
@@ -167,7 +170,7 @@ def test_another_metric_or_test_size_trains_nothing_again(run_copy, no_figures):
 def test_what_was_deleted_is_made_again(run_copy, no_figures):
     before, numbers = stamps(run_copy), summary(run_copy)
     (run_copy / "records" / "xent-seed0.parquet").unlink()
-    (run_copy / "teacher" / "teacher.safetensors").unlink()
+    (run_copy / "teacher" / "teacher.json").unlink()
     (run_copy / "evaluations" / "xent-seed1.json").unlink()
     (run_copy / "evaluations" / "cat_xent-seed1.npz").unlink()
     shutil.rmtree(run_copy / "arms" / "cat_xent" / "seed1")
@@ -290,6 +293,38 @@ def test_what_each_stage_depends_on(tmp_path):
     assert changed(plain, judged, tmp_path) == set()
     seeds = {Pipeline(config, RunDirectory(tmp_path)).arm_key("xent", k) for k in range(3)}
     assert len(seeds) == 3
+    made = Pipeline(config, RunDirectory(tmp_path))
+    told = fingerprint(made.served_key, config.teacher_topk)
+    parts = (made.base_key(0), told, ARMS_BY_NAME["cat_xent"], config.arm_train)
+    assert plain["arm"] == fingerprint(*parts)  # what finished runs have on disk
+    soft = dataclasses.replace(config, arms=("cat_xent", "cat_xent:mask_temperature=0.5"))
+    assert changed(plain, soft, tmp_path) == {"teacher"}
+
+
+def test_a_process_that_is_not_the_first_writes_nothing_that_is_written_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(hosts, "first", lambda: False)
+    monkeypatch.setattr(hosts, "any_says", lambda mine: True)
+    waits, given = [], {}
+    monkeypatch.setattr(hosts, "wait", waits.append)
+    config = configs.load("demo")
+    data = dataclasses.replace(config.data, train_size=16, validation_size=8, test_size=8)
+    config = dataclasses.replace(config, data=data, track=("wandb",))
+    monkeypatch.setattr(pipeline.sinks, "check", lambda names: None)
+    monkeypatch.setattr(pipeline.train, "train", lambda *_, **kwargs: given.update(kwargs))
+    made = Pipeline(config, RunDirectory(tmp_path))
+    made.prepare()
+    assert waits == ["prepared"]
+    made.fit("large", made.large_key, made.large, made.large.optimizer)
+    assert given["sinks"] == []
+    signals = SimpleNamespace(folder=tmp_path / "teacher", hit_rate=lambda: 0.5)
+    vars(made)["teacher"] = signals
+    made._teach()
+    assert list(tmp_path.rglob("*")) == []
+    monkeypatch.setattr(hosts, "first", lambda: True)
+    made._teach()
+    made.prepare()
+    names = {path.name for path in tmp_path.rglob("*.json")}
+    assert names == {"hit_rate.json", "config.json", "tokenizer.json", "data.json"}
 
 
 def keys(config, folder) -> dict[str, str]:
