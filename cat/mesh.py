@@ -154,8 +154,8 @@ def param_spec(
     (1910.02054), section 5.3; that fsdp takes the longest axis is our choice.
 
     >>> keys = tuple(map(jax.tree_util.DictKey, ("layers", 0, "ffn", "down", "kernel")))
-    >>> param_spec(keys, (192, 64), {"fsdp": 2, "tensor": 4})
-    PartitionSpec('tensor', 'fsdp')
+    >>> tuple(param_spec(keys, (192, 64), {"fsdp": 2, "tensor": 4}))
+    ('tensor', 'fsdp')
     """
     sizes = dict(jax.sharding.get_abstract_mesh().shape) if sizes is None else sizes
     names = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
